@@ -1,0 +1,1 @@
+"""STORE: control (projects, keys, metrics, jobs, audit log) and the manifest (files, revisions, offsets)."""

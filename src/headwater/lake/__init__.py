@@ -1,0 +1,1 @@
+"""STORE: Parquet files by event hour, behind a manifest."""

@@ -1,0 +1,1 @@
+"""Where the lake's files lie."""
