@@ -45,9 +45,7 @@ class Refused(HeadwaterError):
     what is allowed and what to do. `extra` holds further members of the problem document.
     """
 
-    def __init__(
-        self, reason: str, status: int, detail: str, *, retry_after: int | None = None, **extra: Any
-    ) -> None:
+    def __init__(self, reason: str, status: int, detail: str, *, retry_after: int | None = None, **extra: Any) -> None:
         super().__init__(detail)
         self.reason = reason
         self.status = status

@@ -82,9 +82,7 @@ class Control(ControlReader, Protocol):
         """Raises `Refused(conflict)` when it exists, `Refused(invalid_field)` for an id outside [a-z0-9-]{1,50}."""
         ...
 
-    def create_key(
-        self, project_id: str, role: Role, secret: str, now_us: int, *, operator: bool = False
-    ) -> Key:
+    def create_key(self, project_id: str, role: Role, secret: str, now_us: int, *, operator: bool = False) -> Key:
         """Stores only SHA-256 of the secret."""
         ...
 
@@ -98,9 +96,7 @@ class Control(ControlReader, Protocol):
         """A change of what is counted raises the version; one of description or unit does not."""
         ...
 
-    def request_job(
-        self, kind: str, project_id: str | None, parameters: dict[str, str], now_us: int
-    ) -> JobRequest: ...
+    def request_job(self, kind: str, project_id: str | None, parameters: dict[str, str], now_us: int) -> JobRequest: ...
 
     def record_audit(self, now_us: int, actor: str, action: str, subject: str, origin: str) -> None: ...
 
@@ -192,7 +188,13 @@ class ManifestView(Protocol):
     def skipped(self) -> list[Skipped]: ...
 
     def rejections(
-        self, project_id: str, *, since: int = 0, reason: str | None = None, before: str | None = None, limit: int = 100
+        self,
+        project_id: str,
+        *,
+        since: int = 0,
+        reason: str | None = None,
+        before: str | None = None,
+        limit: int = 100,
     ) -> list[KeptRejection]:
         """What was rejected after acceptance, newest first (ids start with `m`)."""
         ...
@@ -231,7 +233,9 @@ class Manifest(ManifestReader, Protocol):
         position is not `first` or the epoch is not the owner's."""
         ...
 
-    def replace_files(self, epoch: int, removed: Sequence[int], added: Sequence[LakeFile], now_us: int) -> list[LakeFile]:
+    def replace_files(
+        self, epoch: int, removed: Sequence[int], added: Sequence[LakeFile], now_us: int
+    ) -> list[LakeFile]:
         """Compaction: `removed` become trash and `added` live, in one transaction; revisions are raised, and chunks
         that held all of `removed` hold the added ones instead. Raises `Fenced` when one is not live any more."""
         ...

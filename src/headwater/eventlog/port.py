@@ -26,7 +26,7 @@ class LogRecord:
 
     @property
     def next(self) -> int:
-        return self.first + self.batch.num_rows
+        return int(self.first + self.batch.num_rows)
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,13 @@ class EventLogReader(Protocol):
         ...
 
     def rejections(
-        self, project_id: str, *, since: int = 0, reason: str | None = None, before: str | None = None, limit: int = 100
+        self,
+        project_id: str,
+        *,
+        since: int = 0,
+        reason: str | None = None,
+        before: str | None = None,
+        limit: int = 100,
     ) -> list[KeptRejection]:
         """What ingest refused for a project, newest first; `before` is the id to go on after (exclusive)."""
         ...

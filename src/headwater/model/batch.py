@@ -49,7 +49,7 @@ def encode(batch: pa.RecordBatch) -> bytes:
         writer.write_batch(batch)
     plain = sink.getvalue()
     body = MAGIC + _SIZE.pack(plain.size) + _LZ4.compress(plain, asbytes=True)
-    return body + _TAIL.pack(google_crc32c.value(body))
+    return bytes(body + _TAIL.pack(google_crc32c.value(body)))
 
 
 def decode(stored: bytes | memoryview) -> pa.RecordBatch:
@@ -97,9 +97,7 @@ def to_canonical_json(batch: pa.RecordBatch) -> list[bytes]:
         row["properties"] = msgspec.Raw(row["properties"].encode())
         row["context"] = msgspec.Raw(row["context"].encode())
         rows.append(
-            _ENCODER.encode(
-                CanonicalEvent(**row, timestamp=rfc3339(times[i]), received_at=rfc3339(received[i]))
-            )
+            _ENCODER.encode(CanonicalEvent(**row, timestamp=rfc3339(times[i]), received_at=rfc3339(received[i])))
         )
     return rows
 
@@ -125,6 +123,3 @@ def from_canonical_json(documents: Sequence[bytes]) -> pa.RecordBatch:
     ]
     arrays = [pa.array(values, type=field.type) for values, field in zip(columns, SCHEMA, strict=True)]
     return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
-
-
-

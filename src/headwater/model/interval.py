@@ -58,7 +58,8 @@ def window_start(us: int, granularity: str, zone: ZoneInfo) -> int:
     """Start of the window that holds `us`.
 
     `minute`, `5m` and `hour` are windows of local clock time; a repeated local hour (end of summer time) is two
-    windows, and a clock change inside a window ends it. `day`, `week` (from Monday) and `month` start at the first moment of their local date.
+    windows, and a clock change inside a window ends it. `day`, `week` (from Monday) and `month` start at the first
+    moment of their local date.
     """
     local = to_datetime(us).astimezone(zone)
     if granularity in ("minute", "5m", "hour"):

@@ -39,9 +39,7 @@ class Filter(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
         return bool(self.all or self.any)
 
 
-class MetricDefinition(
-    msgspec.Struct, frozen=True, omit_defaults=True, rename="camel", forbid_unknown_fields=True
-):
+class MetricDefinition(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel", forbid_unknown_fields=True):
     """What a user writes: a file in git or the body of `PUT /v1/metrics/{name}`."""
 
     aggregate: Aggregate
@@ -123,12 +121,12 @@ def check_name(name: str) -> None:
     """Raises `Refused(invalid_query)` where a `$field` is unknown or a name is empty or too long."""
     if not 1 <= len(name) <= 255:
         raise Refused("invalid_query", 422, "a property name has 1 to 255 characters")
-    if name.startswith("$") and name not in (*FIELDS, PERSON) and not (
-        name.startswith(CONTEXT) and len(name) > len(CONTEXT)
+    if (
+        name.startswith("$")
+        and name not in (*FIELDS, PERSON)
+        and not (name.startswith(CONTEXT) and len(name) > len(CONTEXT))
     ):
-        raise Refused(
-            "invalid_query", 422, f"{name!r} is no field; fields are {', '.join(FIELDS)} and $context.NAME"
-        )
+        raise Refused("invalid_query", 422, f"{name!r} is no field; fields are {', '.join(FIELDS)} and $context.NAME")
 
 
 def check_filter(given: Filter, depth: int = 0) -> None:

@@ -35,4 +35,4 @@ def estimate(stored: bytes) -> int:
     union = hll_union(LG_K)
     union.update(sketch)
     union.update(sketch)
-    return round(union.get_estimate())
+    return int(round(union.get_estimate()))

@@ -56,5 +56,4 @@ def number_of(text: str) -> Decimal | None:
 
 def decimal_text(value: Decimal) -> str:
     """A JSON number without an exponent and without trailing zeros."""
-    text = format(value.normalize(), "f") if value else "0"
-    return text
+    return format(value.normalize(), "f") if value else "0"

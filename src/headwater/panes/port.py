@@ -74,7 +74,14 @@ class PanesView(Protocol):
         ...
 
     def tail(
-        self, project_id: str, metric: str, dimensions: tuple[str, ...], width: int, start: int, end: int, since: int
+        self,
+        project_id: str,
+        metric: str,
+        dimensions: tuple[str, ...],
+        width: int,
+        start: int,
+        end: int,
+        since: int,
     ) -> list[Pane]:
         """Tail panes of all segments that start at or after position `since`; the same key may come once a segment."""
         ...
