@@ -35,4 +35,5 @@ def estimate(stored: bytes) -> int:
     union = hll_union(LG_K)
     union.update(sketch)
     union.update(sketch)
-    return int(round(union.get_estimate()))
+    estimated: float = union.get_estimate()
+    return round(estimated)
