@@ -1,0 +1,1 @@
+"""Implementations of the event log, one module a technology."""
