@@ -1,0 +1,1 @@
+"""Panes kept by a technology each."""
