@@ -1,0 +1,1 @@
+"""PROCESS: decided events of the log become lake files; the manifest makes them visible."""

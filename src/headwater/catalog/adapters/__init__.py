@@ -1,0 +1,1 @@
+"""Implementations of the catalog, one module a technology and half."""
