@@ -51,6 +51,60 @@ class MetricDefinition(msgspec.Struct, frozen=True, omit_defaults=True, rename="
     unit: str = ""
 
 
+class _Written(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+    """`MetricDefinition` before its filter is understood: which kind a part of a filter is, is seen by its members,
+    and msgspec tells structs apart by a tag only."""
+
+    aggregate: Aggregate
+    event_type: str | None = None
+    property: str | None = None
+    filter: Any = None
+    dimensions: tuple[tuple[str, ...], ...] = ()
+    description: str = ""
+    unit: str = ""
+
+
+def definition_from(written: Any) -> MetricDefinition:
+    """The definition that decoded JSON or TOML stands for. Raises `Refused(invalid_field)`."""
+    try:
+        plain = msgspec.convert(written, _Written)
+    except msgspec.ValidationError as error:
+        raise Refused("invalid_field", 422, f"metric definition: {error}") from error
+    fields = {name: getattr(plain, name) for name in plain.__struct_fields__}
+    try:
+        fields["filter"] = None if plain.filter is None else filter_from(plain.filter)
+    except Refused as refused:
+        raise Refused("invalid_field", 422, f"metric definition: {refused.detail}") from refused
+    return MetricDefinition(**fields)
+
+
+def filter_from(written: Any, depth: int = 0) -> Filter:
+    """The filter that decoded JSON stands for: an object with `all`, `any`, or a single condition.
+    Raises `Refused(invalid_query)`."""
+    part = _part_from(written, depth)
+    return part if isinstance(part, Filter) else Filter(all=(part,))
+
+
+def _part_from(written: Any, depth: int) -> Condition | Filter:
+    if depth > 9:
+        raise Refused("invalid_query", 422, "filter: nested deeper than 8")
+    if not isinstance(written, dict):
+        raise Refused("invalid_query", 422, "filter: expected an object with 'all', 'any' or 'property', 'op', 'value'")
+    if "property" in written or "op" in written:
+        try:
+            return msgspec.convert(written, Condition)
+        except msgspec.ValidationError as error:
+            raise Refused("invalid_query", 422, f"filter: {error}") from error
+    unknown = sorted(set(written) - {"all", "any"})
+    if unknown:
+        raise Refused("invalid_query", 422, f"filter: {unknown[0]!r} is not known; allowed are 'all' and 'any'")
+    lists = {name: written.get(name, []) for name in ("all", "any")}
+    for name, parts in lists.items():
+        if not isinstance(parts, list | tuple):
+            raise Refused("invalid_query", 422, f"filter: {name!r} takes a list of conditions")
+    return Filter(**{name: tuple(_part_from(p, depth + 1) for p in parts) for name, parts in lists.items()})
+
+
 class Metric(msgspec.Struct, frozen=True, rename="camel"):
     """A definition as it is in force. A change of what is counted makes a new `version`."""
 
