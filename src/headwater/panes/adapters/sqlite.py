@@ -16,7 +16,7 @@ from typing import Any
 import apsw
 import msgspec
 
-from headwater.errors import Corrupt, Fenced, Locked, Unreachable
+from headwater.errors import Corrupt, Fenced, Locked, StoreFull, Unreachable
 from headwater.model.pane import TOTAL_WIDTHS, Pane, PaneKey
 from headwater.panes.codec import decode_state, decode_values, encode_state, encode_values
 from headwater.panes.port import Cap, StreamCommit, StreamPosition
@@ -94,8 +94,8 @@ class SqlitePanesWriter:
                 self._drop_all()
             execute = self._db.execute
             execute(
-                "UPDATE stream SET next = ?, received_at = max(?, coalesce(received_at, ?)), segment = ?",
-                (commit.next, commit.received_at, commit.received_at, commit.segment),
+                "UPDATE stream SET next = ?, received_at = nullif(max(?, coalesce(received_at, 0)), 0), segment = ?",
+                (commit.next, commit.received_at, commit.segment),
             )
             execute("INSERT OR IGNORE INTO segments VALUES (?)", (commit.segment,))
             self._many("INSERT OR REPLACE INTO live VALUES (?, ?, ?, ?, ?)", (self._row(p) for p in commit.live))
@@ -109,7 +109,8 @@ class SqlitePanesWriter:
                 ((project, metric, start) for (project, metric), start in commit.live_from.items()),
             )
             self._many(
-                "INSERT OR IGNORE INTO caps VALUES (?, ?, ?, ?)",
+                "INSERT INTO caps VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
+                "from_hour = min(from_hour, excluded.from_hour)",
                 ((c.project_id, c.metric, _text(c.dimensions), c.from_hour) for c in commit.caps),
             )
 
@@ -207,10 +208,12 @@ class SqlitePanesWriter:
         try:
             yield
             self._db.execute("COMMIT")
-        except BaseException:
+        except BaseException as error:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             self._series = series
+            if isinstance(error, apsw.FullError):
+                raise StoreFull("panes: the disk is full; nothing was written; free some room") from error
             raise
 
     def _release(self) -> None:
