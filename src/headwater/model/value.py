@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from decimal import ROUND_HALF_UP, Decimal, localcontext
+from decimal import ROUND_HALF_UP, Decimal, InvalidOperation, localcontext
 from typing import Any
 
 import msgspec
@@ -48,7 +48,11 @@ def number_of(text: str) -> Decimal | None:
         return None
     with localcontext() as context:
         context.prec = 60
-        exact = Decimal(text)
+        try:
+            exact = Decimal(text)
+        except InvalidOperation:  # an exponent beyond what Decimal holds: nothing, or far too much
+            mantissa, exponent = text.lower().split("e")
+            return SCALE * 0 if exponent.startswith("-") or not mantissa.strip("-0.") else None
         if abs(exact) >= LIMIT:
             return None
         return exact.quantize(SCALE, rounding=ROUND_HALF_UP)
