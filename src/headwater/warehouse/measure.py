@@ -7,6 +7,7 @@ and dimension values. The answer depends on the events alone, never on how they 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -359,10 +360,8 @@ def _state(row: tuple[Any, ...], columns: dict[str, int]) -> State:
 
 
 def _offer_number_function(con: duckdb.DuckDBPyConnection) -> None:
-    try:
+    with contextlib.suppress(duckdb.Error):  # an earlier use of this connection has made it
         con.create_function(NUMBER_FUNCTION, _number, ["VARCHAR"], "DECIMAL(38,9)", null_handling="special")  # type: ignore
-    except duckdb.Error:  # an earlier use of this connection has made it
-        pass
 
 
 def _number(text: str | None) -> Any:
