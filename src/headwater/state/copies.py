@@ -30,6 +30,7 @@ from headwater.state.decision import (
     fingerprints,
     id_hashes,
     same_event,
+    same_ids,
 )
 from headwater.state.runs import Array, Run
 
@@ -39,8 +40,6 @@ FindStored = Callable[[str, Sequence[tuple[str, int]], int], dict[tuple[str, int
 LoadEvent = Callable[[int], "dict[str, Any] | None"]
 
 AHEAD = 5 * MINUTE  # a timestamp lies at most this far after receipt (ingest sees to it)
-MERGED_IDS = 1 << 21  # a merge makes no run above this, so that merging takes at most ~130 MB of memory
-GROWTH = 3  # a run is merged with what follows it once that is a third of it
 REBUILD_ROWS = 1 << 18
 
 
@@ -100,7 +99,7 @@ class CopyIndex:
         best, best_print, known = self._look_up(first, hashes, oldest)
         stored = self._look_up_old(batch, first, seconds, (best < 0) & ~known)
         decided = DecidedBatch(first, batch, verdict)
-        groups = _groups(hashes)
+        groups = same_ids(hashes)
         alone = np.ones(count, bool)
         alone[[row for group in groups for row in group]] = False
         copies = np.flatnonzero((best >= 0) & alone & (best_print == prints))
@@ -285,7 +284,7 @@ class CopyIndex:
             (seconds[changes], first + changes),
         )
         with self._lock:
-            self._memory = _grown((*self._memory, run))
+            self._memory = runs_of.grown((*self._memory, run))
             self._next = run.next
 
     # -- files ---------------------------------------------------------------------------------------------------
@@ -349,7 +348,7 @@ class CopyIndex:
 
     def _merge_files(self) -> None:
         """Merges the newest files so that there are few; each id is written about log3(ids / ids a flush) times."""
-        while (begin := _merge_point(self._files, self._window // 4)) is not None:
+        while (begin := runs_of.merge_point(self._files, self._window // 4)) is not None:
             inputs = self._files[begin:]
             with self._lock:
                 cutoff = self._cutoff_second()
@@ -364,41 +363,3 @@ class CopyIndex:
             for run in inputs:
                 if run.path is not None and run.path != written.path:
                     run.path.unlink(missing_ok=True)
-
-
-def _merge_point(files: Sequence[Run], span_seconds: int) -> int | None:
-    """Index of the oldest file that is due to be merged with all after it; None where none is."""
-    after = 0
-    due = None
-    for at in range(len(files) - 1, -1, -1):
-        run = files[at]
-        total = after + len(run)
-        if at < len(files) - 1:
-            times = [int(edge) for r in (run, files[-1]) if len(r.seconds) for edge in (r.seconds[0], r.seconds[-1])]
-            if total > MERGED_IDS or (times and max(times) - min(times) > span_seconds):
-                break
-            if len(run) <= GROWTH * after:
-                due = at
-        after = total
-    return due
-
-
-def _grown(memory: tuple[Run, ...]) -> tuple[Run, ...]:
-    """Runs in memory, merged so that their number stays logarithmic."""
-    while len(memory) > 1 and len(memory[-2]) <= GROWTH * len(memory[-1]):
-        memory = (*memory[:-2], runs_of.merge(memory[-2:]))
-    return memory
-
-
-def _groups(hashes: tuple[Array, Array]) -> list[list[int]]:
-    """Rows that share their id with another row of the batch, each group ascending."""
-    hi, lo = hashes
-    order = np.lexsort((lo, hi))
-    equal = (hi[order][1:] == hi[order][:-1]) & (lo[order][1:] == lo[order][:-1])
-    groups: list[list[int]] = []
-    for at in np.flatnonzero(equal).tolist():
-        if groups and groups[-1][-1] == int(order[at]):
-            groups[-1].append(int(order[at + 1]))
-        else:
-            groups.append([int(order[at]), int(order[at + 1])])
-    return groups

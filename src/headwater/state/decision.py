@@ -69,6 +69,20 @@ def split_hashes(raw: bytes) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uin
     return digests["hi"].astype(np.uint64), digests["lo"].astype(np.uint32)
 
 
+def same_ids(hashes: tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint32]]) -> list[list[int]]:
+    """Rows that share their id with another row of the batch, each group ascending."""
+    hi, lo = hashes
+    order = np.lexsort((lo, hi))
+    equal = (hi[order][1:] == hi[order][:-1]) & (lo[order][1:] == lo[order][:-1])
+    groups: list[list[int]] = []
+    for at in np.flatnonzero(equal).tolist():
+        if groups and groups[-1][-1] == int(order[at]):
+            groups[-1].append(int(order[at + 1]))
+        else:
+            groups.append([int(order[at]), int(order[at + 1])])
+    return groups
+
+
 def fingerprints(events: pa.RecordBatch) -> npt.NDArray[np.uint64]:
     """48 bits a row: CRC-32 of the properties text, 16 bits of type, user and anonymous id; never 0 (= not known)."""
     crc32 = zlib.crc32

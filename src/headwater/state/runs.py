@@ -32,6 +32,8 @@ HEADER_BYTES = 64
 COLUMNS = (("hi", "<u8"), ("lo", "<u4"), ("pos_lo", "<u4"), ("fp_lo", "<u4"), ("pos_hi", "<u2"), ("fp_hi", "<u2"))
 ID_BYTES = 24
 RECEIPT_BYTES = 16
+MERGED_IDS = 1 << 21  # a merge makes no run above this, so that merging takes at most ~130 MB of memory
+GROWTH = 3  # a run is merged with what follows it once that is a third of it
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +143,30 @@ def with_columns(
     return Run(
         *span, complete_from, c["hi"], c["lo"], c["pos_lo"], c["pos_hi"], c["fp_lo"], c["fp_hi"], table[0], table[1]
     )
+
+
+def merge_point(files: Sequence[Run], span_seconds: int) -> int | None:
+    """Index of the oldest file that is due to be merged with all after it; None where none is."""
+    after = 0
+    due = None
+    for at in range(len(files) - 1, -1, -1):
+        run = files[at]
+        total = after + len(run)
+        if at < len(files) - 1:
+            times = [int(edge) for r in (run, files[-1]) if len(r.seconds) for edge in (r.seconds[0], r.seconds[-1])]
+            if total > MERGED_IDS or (times and max(times) - min(times) > span_seconds):
+                break
+            if len(run) <= GROWTH * after:
+                due = at
+        after = total
+    return due
+
+
+def grown(memory: tuple[Run, ...]) -> tuple[Run, ...]:
+    """Runs in memory, merged so that their number stays logarithmic."""
+    while len(memory) > 1 and len(memory[-2]) <= GROWTH * len(memory[-1]):
+        memory = (*memory[:-2], merge(memory[-2:]))
+    return memory
 
 
 def split(run: Run, position: int) -> tuple[Run | None, Run | None]:

@@ -1,1 +1,1 @@
-"""Shipped for those who write adapters and for our own tests: a manual clock, fault wrappers, a conformance suite a port."""
+"""For those who write adapters, and for our own tests: clock, faults, a conformance suite for each port."""
