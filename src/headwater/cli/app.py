@@ -14,7 +14,7 @@ import typer
 
 from headwater.cli import ask, importing, manage, metrics, operate, processes
 from headwater.cli.client import Failed
-from headwater.cli.context import Context, split
+from headwater.cli.context import split
 from headwater.cli.show import err
 from headwater.errors import HeadwaterError, Unreachable, UsageError
 

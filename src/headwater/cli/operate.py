@@ -102,7 +102,7 @@ def reconcile(context: typer.Context, start: FROM = None, end: TO = None) -> int
     Example: headwater reconcile --from 2015-05-17 --to 2015-05-20
     """
     with connect(of(context)) as api:
-        report = api.get("/v1/reconcile", **{"startTime": start, "endTime": end})
+        report = api.get("/v1/reconcile", startTime=start, endTime=end)
     if of(context).json:
         as_json(report)
     else:
@@ -110,7 +110,7 @@ def reconcile(context: typer.Context, start: FROM = None, end: TO = None) -> int
         if report["differences"]:
             table(names, [[row.get(name) for name in names] for row in report["differences"]])
         out.print(
-            f"{report['checked']:,} values compared, {report['open']:,} still open, {len(report['differences'])} differ",
+            f"{report['checked']:,} compared, {report['open']:,} still open, {len(report['differences'])} differ",
             markup=False,
         )
     return 0 if report["ok"] else 1
@@ -122,7 +122,7 @@ def lake_files(context: typer.Context, start: FROM = None, end: TO = None) -> No
     Example: headwater lake files --from 2015-05-17
     """
     with connect(of(context)) as api:
-        rows = listed(api.get("/v1/lake/files", **{"startTime": start, "endTime": end}))
+        rows = listed(api.get("/v1/lake/files", startTime=start, endTime=end))
     if of(context).json:
         as_json(rows)
     else:
