@@ -30,7 +30,7 @@ def main(folder: Path) -> None:
     log = open_writer(folder / "log")
     listening = socket.create_server(("127.0.0.1", 0))
     print(listening.getsockname()[1], flush=True)
-    serve(IngestServices(log, Keys(), SystemClock(), run, lambda: 0, log.last_received_at()), listening)
+    serve(IngestServices(log, Keys(), SystemClock(), run, lambda: 0, log.last_received_at() or 0), listening)
     log.close()
 
 

@@ -50,7 +50,7 @@ def run_ingest(settings: Settings, listening: socket.socket) -> None:
         clock=SystemClock(),
         run_folder=build.folder / "run",
         read_up_to=read_up_to,
-        last_received_at=log.last_received_at(),
+        last_received_at=log.last_received_at() or 0,
     )
     try:
         serve(services, listening)

@@ -173,7 +173,9 @@ class Supervisor:
         self._say(f"Headwater is ready at {self._url}  (API: {self._url}/docs)")
         self._say(f"project: default   keys: {keys}/{{write,read,admin}}   stop: Ctrl-C")
         self._say("Send an event:")
-        self._say(f"curl {self._url}/v1/events -H \"Authorization: Bearer $(cat '{keys / 'write'}')\" -d '{event}'")
+        self._say(
+            f"curl {self._url}/v1/events -H \"Content-Type: application/json\" -H \"Authorization: Bearer $(cat '{keys / 'write'}')\" -d '{event}'"
+        )
 
     def _stop_all(self) -> None:
         """ingest first, so that nothing new comes in; then work, which archives; query last."""

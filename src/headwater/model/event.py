@@ -1,46 +1,48 @@
-"""What a client may send and what becomes of it: limits, fields and edges of one event (docs/specs/values.md).
+"""What an event is, and how a request body becomes events: parsing and validation, pure (CONTRACT 3, "Sending").
 
-A body is decoded once, whole, into typed structs; only when something is out of the ordinary (an unknown field, a
-wrong type, an escape that cannot be stored) its events are taken one by one, and each gets a verdict of its own.
+A body is decoded in one piece and checked in columns. Where anything is out of the ordinary, the same body is read
+again event by event (`model.event_checks`), which decides the verdicts. Both ways give the same columns.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import msgspec
-import pyarrow as pa
+from msgspec.structs import astuple
 
-from headwater.clock import MINUTE, rfc3339
+from headwater.clock import MINUTE
 from headwater.errors import Refused
-from headwater.model import timestamp
-from headwater.model.batch import SCHEMA, TIME
-from headwater.model.rejection import REASONS
-
-EVENT_BYTES = 1 << 20
-BATCH_BYTES = 10 << 20
-BATCH_EVENTS = 10_000
-DEPTH = 32
-KEYS = 1_000
-AHEAD = 5 * MINUTE
-LENGTHS = {"eventId": 200, "eventType": 100, "userId": 255, "anonymousId": 255}
-KNOWN = frozenset(("eventId", "eventType", "userId", "anonymousId", "timestamp", "properties", "context"))
-
-# An escaped backslash; a valid surrogate pair; NUL; a lone surrogate. The first two stay as they are.
-_ESCAPES = re.compile(
-    rb"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u0000|\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
+from headwater.model.event_checks import (
+    BODY_LIMITS,
+    EVENT_BYTES,
+    EVENT_ID_CHARACTERS,
+    EVENT_TYPE_CHARACTERS,
+    MAX_EVENTS,
+    MAX_KEYS,
+    MAX_NESTING,
+    USER_CHARACTERS,
+    Row,
+    check_event,
+    decode_event,
+    has_control,
+    with_extra,
 )
-_SUSPECT = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder().decode
+from headwater.model.event_split import split_events
+from headwater.model.timestamp import parse_timestamps
+
+Shape = Literal["single", "batch", "ndjson"]
+
+FUTURE = 5 * MINUTE
+_BOM = b"\xef\xbb\xbf"
+# Above this many brackets a body is decoded event by event, so that empty objects cannot fill the memory.
+_BRACKETS_AT_ONCE = 200_000
 
 
-class EventIn(msgspec.Struct, rename="camel", forbid_unknown_fields=True, gc=False):
-    """The ordinary event; whatever does not fit is looked at field by field."""
+class EventIn(msgspec.Struct, forbid_unknown_fields=True, rename="camel", gc=False):
+    """An event as most are sent. Field order is that of `Columns`."""
 
     event_type: str
     event_id: str | None = None
@@ -51,370 +53,233 @@ class EventIn(msgspec.Struct, rename="camel", forbid_unknown_fields=True, gc=Fal
     context: dict[str, Any] | None = None
 
 
-class _Envelope(msgspec.Struct):
+class _Wrapped(msgspec.Struct, gc=False):
     events: list[EventIn]
 
 
-class _RawEnvelope(msgspec.Struct):
-    events: list[msgspec.Raw]
+class Columns(msgspec.Struct, gc=False):
+    """Good events, one list a field, in the order sent. `timestamp` in microseconds; `properties` and `context` are
+    compact JSON, the context in read-back form: as sent, plus an object `extra` with what came from elsewhere."""
+
+    event_id: list[str]
+    event_type: list[str]
+    user_id: list[str | None]
+    anonymous_id: list[str | None]
+    timestamp: list[int]
+    properties: list[bytes]
+    context: list[bytes]
 
 
-_one = msgspec.json.Decoder(EventIn).decode
-_many = msgspec.json.Decoder(list[EventIn]).decode
-_enveloped = msgspec.json.Decoder(_Envelope).decode
-_raw_many = msgspec.json.Decoder(list[msgspec.Raw]).decode
-_raw_enveloped = msgspec.json.Decoder(_RawEnvelope).decode
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Why the event at `index` of its batch was refused. `body` is the event as sent."""
+class Verdict(msgspec.Struct, frozen=True):
+    """Why the event at `index` (from 0, of all in the body) was refused; `body` is the event's own bytes as sent."""
 
     index: int
+    event_id: str | None
     reason: str
     detail: str
     body: bytes
-    event_id: str | None = None
 
 
-@dataclass
-class Columns:
-    """Accepted events of one project, column by column, in the order they were sent; times in microseconds.
-
-    `properties` and `context` are compact JSON as bytes. `context` is what reading the event back gives.
-    """
+class Parsed(msgspec.Struct, gc=False):
+    """What a body holds. All good events share `received_at` (microseconds) and `project_id`."""
 
     project_id: str
     received_at: int
-    event_id: list[str] = field(default_factory=list)
-    event_type: list[str] = field(default_factory=list)
-    user_id: list[str | None] = field(default_factory=list)
-    anonymous_id: list[str | None] = field(default_factory=list)
-    timestamp: list[int] = field(default_factory=list)
-    properties: list[bytes] = field(default_factory=list)
-    context: list[bytes] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.event_id)
-
-
-@dataclass
-class Parsed:
-    """A body taken apart: the accepted events and the verdicts over the others; `total` of both."""
-
     columns: Columns
-    rejected: list[Verdict] = field(default_factory=list)
+    verdicts: list[Verdict]
 
     @property
-    def total(self) -> int:
-        return len(self.columns) + len(self.rejected)
+    def event_ids(self) -> list[str]:
+        return self.columns.event_id
+
+    @property
+    def accepted(self) -> int:
+        return len(self.columns.event_id)
 
 
-@dataclass(frozen=True)
-class Rules:
-    """What parsing needs to know besides the bytes: `new_id` makes an event id, `oldest` (microseconds, None: any) is
-    the start of the raw retention."""
-
-    project_id: str
-    received_at: int
-    new_id: Callable[[], str]
-    oldest: int | None = None
+_ENCODER = msgspec.json.Encoder()
+_SINGLE = msgspec.json.Decoder(EventIn)
+_ARRAY = msgspec.json.Decoder(list[EventIn])
+_WRAPPED = msgspec.json.Decoder(_Wrapped)
+_RAWS = msgspec.json.Decoder(list[msgspec.Raw])
 
 
-def parse_single(body: bytes, rules: Rules) -> Parsed:
-    """One event. Raises `Refused` with the reason where it cannot be one."""
-    if len(body) > EVENT_BYTES:
-        raise Refused("event_too_large", 413, f"the event has {len(body)} bytes; at most {EVENT_BYTES} are taken")
-    body = _text(body)
-    if not _SUSPECT.search(body):
-        try:
-            parsed = _parse_fast([_one(body)], rules, len(body))
-        except Exception:  # whatever the decoder says, the careful way finds the reason
-            parsed = None
-        if parsed is not None:
-            return parsed
-    parsed = Parsed(Columns(rules.project_id, rules.received_at))
-    _take(parsed, 0, body, rules)
-    if parsed.rejected:
-        verdict = parsed.rejected[0]
-        raise Refused(verdict.reason, REASONS[verdict.reason], verdict.detail, eventId=verdict.event_id)
-    return parsed
+def parse_body(
+    body: bytes,
+    shape: Shape,
+    *,
+    received_at: int,
+    project_id: str,
+    new_id: Callable[[], str],
+    oldest: int | None = None,
+) -> Parsed:
+    """The events and verdicts of an unpacked body.
+
+    `new_id` makes the id of an event that has none. Events with a timestamp before `oldest` (microseconds) are
+    refused as `too_old`; None: none is. Raises `Refused` where the body as a whole cannot be read: `invalid_json`,
+    `unsupported_encoding`, `body_too_large`, `too_many_events`, `missing_field`, `invalid_field`. A body of shape
+    `single` always gives one event or one verdict.
+    """
+    if shape != "single" and len(body) > BODY_LIMITS[shape]:
+        raise Refused("body_too_large", 413, f"the body is larger than {BODY_LIMITS[shape]} bytes unpacked; send less")
+    plain = _utf8_of(body)
+    if shape == "single" and len(body) > EVENT_BYTES:
+        verdict = Verdict(0, None, "event_too_large", f"the event is larger than {EVENT_BYTES} bytes", body)
+        return Parsed(project_id, received_at, _empty(), [verdict])
+    events = _decode(plain, shape)
+    if events is not None:
+        if len(events) > MAX_EVENTS:
+            raise too_many(len(events))
+        columns = _in_columns(plain, events, received_at, new_id, oldest) if events else _empty()
+        if columns is not None:
+            return Parsed(project_id, received_at, columns, [])
+    pieces = [plain] if shape == "single" else split_events(plain, shape)
+    if len(pieces) > MAX_EVENTS:
+        raise too_many(len(pieces))
+    return _one_by_one(pieces, received_at, project_id, new_id, oldest)
 
 
-def parse_batch(body: bytes, rules: Rules) -> Parsed:
-    """`{"events": [...]}` or a JSON array. Raises `Refused` where the body as a whole cannot be read."""
-    body = _text(body)
-    array = body.lstrip(b" \t\r\n")[:1] == b"["
-    if not _SUSPECT.search(body):
-        try:
-            events = _many(body) if array else _enveloped(body).events
-            parsed = _parse_fast(events, rules, len(body)) if len(events) <= BATCH_EVENTS else None
-        except Exception:  # as above
-            parsed = None
-        if parsed is not None:
-            return parsed
-    return _parse_each([bytes(raw) for raw in _split(body, array)], rules)
+def too_many(count: int) -> Refused:
+    return Refused("too_many_events", 413, f"the batch has {count} events; at most {MAX_EVENTS} are taken at once")
 
 
-def parse_ndjson(body: bytes, rules: Rules) -> Parsed:
-    """One event a line; empty lines are passed over."""
-    body = _text(body)
-    lines = [line for line in body.split(b"\n") if line.strip()]
-    return _parse_each(lines, rules)
+def _empty() -> Columns:
+    return Columns([], [], [], [], [], [], [])
 
 
-def _parse_each(raws: list[bytes], rules: Rules) -> Parsed:
-    if len(raws) > BATCH_EVENTS:
-        raise Refused("too_many_events", 413, f"the batch has {len(raws)} events; at most {BATCH_EVENTS} are taken")
-    parsed = Parsed(Columns(rules.project_id, rules.received_at))
-    for index, raw in enumerate(raws):
-        _take(parsed, index, raw, rules)
-    return parsed
-
-
-def _text(body: bytes) -> bytes:
-    """The body without a byte order mark. Raises `Refused(unsupported_type)` for UTF-16 and UTF-32."""
-    if body[:3] == b"\xef\xbb\xbf":
-        body = body[3:]
-    head = body[:4]
-    if head[:2] in (b"\xff\xfe", b"\xfe\xff") or (len(head) > 1 and 0 in head[:2]):
-        raise Refused("unsupported_type", 415, "the body is UTF-16 or UTF-32; send JSON in UTF-8")
+def _utf8_of(body: bytes) -> bytes:
+    """`body` without a byte order mark. UTF-16 and UTF-32 show in the first two bytes of any JSON text."""
+    if body.startswith(_BOM):
+        return body[3:]
+    if body[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\x00" in body[:2]:
+        raise Refused("unsupported_encoding", 415, "the body is not UTF-8 (it looks like UTF-16); send JSON in UTF-8")
     return body
 
 
-def _split(body: bytes, array: bool) -> list[msgspec.Raw]:
-    try:
-        return _raw_many(body) if array else _raw_enveloped(body).events
-    except msgspec.ValidationError as error:
-        missing = "missing required field" in str(error)
-        raise Refused(
-            "missing_field" if missing else "invalid_field",
-            422,
-            'a batch is {"events": [...]} or a JSON array of events' + (": 'events' is missing" if missing else ""),
-        ) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Refused("invalid_json", 400, f"the body is not JSON: {error}") from error
-
-
-def _parse_fast(events: list[EventIn], rules: Rules, size: int) -> Parsed | None:
-    """All events at once where none of them is out of the ordinary; None where one is."""
-    if size > EVENT_BYTES and len(events) > 1:
+def _decode(body: bytes, shape: Shape) -> list[EventIn] | None:
+    """All events in one call; None where one is out of the ordinary, or too much is asked of the memory."""
+    if body.count(b"{") + body.count(b"[") > _BRACKETS_AT_ONCE:
         return None
-    columns = Columns(rules.project_id, rules.received_at)
-    limit = rules.received_at + AHEAD
-    stamps = [e.timestamp for e in events]
-    times = timestamp.parse_plain(stamps) if len(events) > 8 else None
-    if times is None:
-        times = [rules.received_at if s is None else timestamp.parse(s) for s in stamps]
-    if times and (max(times) > limit or (rules.oldest is not None and min(times) < rules.oldest)):
+    try:
+        if shape == "single":
+            return [_SINGLE.decode(body)]
+        if shape == "ndjson":
+            lines = [line for line in body.split(b"\n") if line and not line.isspace()]
+            if len(body) > EVENT_BYTES and max(map(len, lines)) > EVENT_BYTES:
+                return None
+            return _each_line(body, lines)
+        wrapped = body.lstrip()[:1] == b"{"
+        if len(body) > EVENT_BYTES and not wrapped and any(len(bytes(r)) > EVENT_BYTES for r in _RAWS.decode(body)):
+            return None
+        if wrapped:
+            return None if len(body) > EVENT_BYTES and _has_large(body) else _WRAPPED.decode(body).events
+        return _ARRAY.decode(body)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError, ValueError):
         return None
-    for event in events:
-        properties = _encode(event.properties) if event.properties else b"{}"
-        context = _encode(event.context) if event.context else b"{}"
-        if properties.count(b"{") + properties.count(b"[") > 30 or context.count(b"{") + context.count(b"[") > 30:
-            return None
-        if properties.count(b":") + context.count(b":") > KEYS - len(KNOWN):
-            return None
-        kind, event_id, user, anonymous = event.event_type, event.event_id, event.user_id, event.anonymous_id
-        if not (0 < len(kind) <= 100 and _clean(kind)):
-            return None
-        if not event_id:
-            event_id = rules.new_id()
-        elif len(event_id) > 200 or not _clean(event_id):
-            return None
-        if user and (len(user) > 255 or not _clean(user)):
-            return None
-        if anonymous and (len(anonymous) > 255 or not _clean(anonymous)):
-            return None
-        columns.event_id.append(event_id)
-        columns.event_type.append(kind)
-        columns.user_id.append(user or None)
-        columns.anonymous_id.append(anonymous or None)
-        columns.properties.append(properties)
-        columns.context.append(context)
-    columns.timestamp = times
-    return Parsed(columns)
 
 
-def _clean(text: str) -> bool:
-    return (text.isascii() and text.isprintable()) or _CONTROL.search(text) is None
+def _has_large(body: bytes) -> bool:
+    return any(len(piece) > EVENT_BYTES for piece in split_events(body, "batch"))
 
 
-class _Bad(Exception):
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.detail = detail
+def _each_line(body: bytes, lines: Sequence[bytes]) -> list[EventIn] | None:
+    """A line is an event: two on a line, or one over several, are left to the careful way."""
+    events = _SINGLE.decode_lines(body)
+    return events if len(events) == len(lines) else None
 
 
-def _bad(reason: str, detail: str) -> NoReturn:
-    raise _Bad(reason, detail)
-
-
-def _take(parsed: Parsed, index: int, raw: bytes, rules: Rules) -> None:
-    """Takes one event as sent: into the columns, or a verdict. Never raises for what a client can send."""
-    event_id: str | None = None
-    try:
-        if len(raw) > EVENT_BYTES:
-            _bad("event_too_large", f"the event has {len(raw)} bytes; at most {EVENT_BYTES} are taken")
-        event, sanitized = _decoded(raw)
-        if not isinstance(event, dict):
-            _bad("invalid_field", "an event is a JSON object")
-        _measure(event)
-        given = event.get("eventId")
-        event_id = given if isinstance(given, str) and len(given) <= 200 else None
-        _append(parsed.columns, event, sanitized, rules)
-    except _Bad as bad:
-        parsed.rejected.append(Verdict(index, bad.reason, bad.detail, raw, event_id))
-
-
-def _decoded(raw: bytes) -> tuple[Any, bool]:
-    """The event and whether something in it had to be replaced by U+FFFD."""
-    stored = _ESCAPES.sub(_replacement, raw)
-    try:
-        event = _decode(stored)
-        if stored == raw:
-            return event, False
-        # ids are judged as sent: a NUL in one is refused, not replaced
-        asked = _decode(_ESCAPES.sub(_surrogate_only, raw))
-        if isinstance(event, dict) and isinstance(asked, dict):
-            event.update({name: asked[name] for name in LENGTHS if name in asked})
-        return event, True
-    except RecursionError:
-        _bad("too_deep", f"the event is nested deeper than {DEPTH}")
-    except Exception as error:
-        _bad("invalid_json", f"the event is not JSON: {error}")
-
-
-def _replacement(match: re.Match[bytes]) -> bytes:
-    found = match[0]
-    return found if found == b"\\\\" or len(found) == 12 else b"\\ufffd"
-
-
-def _surrogate_only(match: re.Match[bytes]) -> bytes:
-    return match[0] if match[0] == b"\\u0000" else _replacement(match)
-
-
-def _measure(event: dict[str, Any]) -> None:
-    """Refuses what is nested deeper than `DEPTH` or has more than `KEYS` keys, all levels together."""
-    level: list[Any] = [event]
-    depth = keys = 0
-    while level:
-        depth += 1
-        if depth > DEPTH:
-            _bad("too_deep", f"the event is nested deeper than {DEPTH}")
-        deeper: list[Any] = []
-        for part in level:
-            values = part.values() if isinstance(part, dict) else part
-            keys += len(part) if isinstance(part, dict) else 0
-            deeper += [v for v in values if isinstance(v, (dict, list))]
-        if keys > KEYS:
-            _bad("too_many_keys", f"the event has more than {KEYS} keys")
-        level = deeper
-
-
-def _append(columns: Columns, event: dict[str, Any], sanitized: bool, rules: Rules) -> None:
-    ids = {name: _identifier(event, name) for name in LENGTHS}
-    if ids["eventType"] is None:
-        reason = "missing_field" if event.get("eventType") is None else "invalid_field"
-        _bad(reason, "'eventType' is needed: text of 1 to 100 characters")
-    additions = {name: value for name, value in event.items() if name not in KNOWN}
-    if sanitized:
-        additions["sanitized"] = True
-    at = _timestamp(event, rules, additions)
-    properties = _object(event, "properties")
-    context = _with_additions(_object(event, "context"), additions)
-    columns.event_id.append(ids["eventId"] or rules.new_id())
-    columns.event_type.append(str(ids["eventType"]))
-    columns.user_id.append(ids["userId"])
-    columns.anonymous_id.append(ids["anonymousId"])
-    columns.timestamp.append(at)
-    columns.properties.append(_encode(properties))
-    columns.context.append(_encode(context))
-
-
-def _identifier(event: dict[str, Any], name: str) -> str | None:
-    """The text of an id field; None where it is absent, null or empty."""
-    given = event.get(name)
-    if given is None:
+def _in_columns(
+    body: bytes, events: list[EventIn], received_at: int, new_id: Callable[[], str], oldest: int | None
+) -> Columns | None:
+    """The columns of ordinary events; None where an event needs a closer look."""
+    types, ids, users, anonymous, stamps, properties, contexts = map(list, zip(*map(astuple, events), strict=True))
+    if not all(types) or max(map(len, types)) > EVENT_TYPE_CHARACTERS:
         return None
-    if not isinstance(given, str):
-        _bad("invalid_field", f"{name!r} is text, not {type(given).__name__}")
-    if len(given) > LENGTHS[name]:
-        _bad("invalid_field", f"{name!r} has {len(given)} characters; at most {LENGTHS[name]} are taken")
-    if not _clean(given):
-        _bad("invalid_field", f"{name!r} has a control character")
-    return given or None
+    if not all(ids):
+        ids = [event_id or new_id() for event_id in ids]
+    if max(map(len, ids)) > EVENT_ID_CHARACTERS:
+        return None
+    users, anonymous = _people(users), _people(anonymous)
+    people = [person for person in users + anonymous if person is not None]
+    if people and max(map(len, people)) > USER_CHARACTERS:
+        return None
+    # Control characters can only come as an escape, as DEL, or as a C1 character beyond ASCII.
+    escaped = b"\\" in body
+    if (escaped or b"\x7f" in body or not body.isascii()) and has_control("".join(ids + types + people)):
+        return None
+    if escaped and b"\\u0000" in body:
+        return None
+    times = parse_timestamps(stamps, received_at)
+    if times is None or (oldest is not None and min(times) < oldest):
+        return None
+    property_texts, context_texts = _texts(properties), _texts(contexts)
+    if not _shallow(body, property_texts, context_texts, properties, contexts):
+        return None
+    if max(times) > received_at + FUTURE:
+        for i, time in enumerate(times):
+            if time > received_at + FUTURE:
+                times[i] = received_at
+                context_texts[i] = with_extra(contexts[i] or {}, {"originalTimestamp": stamps[i]})
+    return Columns(ids, types, users, anonymous, times, property_texts, context_texts)
 
 
-def _timestamp(event: dict[str, Any], rules: Rules, additions: dict[str, Any]) -> int:
-    given = event.get("timestamp")
-    if given is None:
-        return rules.received_at
-    try:
-        at = timestamp.parse(given)
-    except timestamp.InvalidTimestamp as error:
-        _bad("invalid_timestamp", f"'timestamp': {error}")
-    if at > rules.received_at + AHEAD:
-        additions["originalTimestamp"] = given if isinstance(given, str) else rfc3339(at)
-        return rules.received_at
-    if rules.oldest is not None and at < rules.oldest:
-        _bad("too_old", f"'timestamp' lies before {rfc3339(rules.oldest)}, where the retention of this project begins")
-    return at
+def _people(values: list[str | None]) -> list[str | None]:
+    """An empty user is no user."""
+    return [value or None for value in values] if "" in values else values
 
 
-def _object(event: dict[str, Any], name: str) -> dict[str, Any]:
-    given = event.get(name)
-    if given is None:
-        return {}
-    if not isinstance(given, dict):
-        _bad("invalid_field", f"{name!r} is an object, not {type(given).__name__}")
-    return given
+def _texts(objects: list[dict[str, Any] | None]) -> list[bytes]:
+    """Compact JSON of each in one call; compact JSON has no line breaks of its own."""
+    if None in objects:
+        objects = [value or {} for value in objects]
+    texts = bytes(_ENCODER.encode_lines(objects)).split(b"\n")
+    texts.pop()
+    return texts
 
 
-def _with_additions(context: dict[str, Any], additions: dict[str, Any]) -> dict[str, Any]:
-    """The context with what came from elsewhere under `extra`; a field of the context wins over one from outside."""
-    added = {name: value for name, value in additions.items() if name not in context}
-    if not added:
-        return context
-    own = context.get("extra")
-    if own is not None and not isinstance(own, dict):
-        own = {"extra": own}
-    return {**context, "extra": {**added, **(own or {})}}
-
-
-def to_batch(groups: list[Columns]) -> pa.RecordBatch:
-    """One EventBatch v1 of the events of several requests, in the order given.
-
-    Receipts never go back within the batch: `received_at` of a group is raised to that of the one before.
-    """
-    received: list[int] = []
-    latest = 0
-    for group in groups:
-        latest = max(latest, group.received_at)
-        received += [latest] * len(group)
-
-    def column(name: str, kind: pa.DataType) -> pa.Array:
-        values: list[Any] = []
-        for group in groups:
-            values += getattr(group, name)
-        return pa.array(values, kind)
-
-    projects: list[str] = []
-    for group in groups:
-        projects += [group.project_id] * len(group)
-    return pa.RecordBatch.from_arrays(
-        [
-            column("event_id", pa.string()),
-            column("event_type", pa.string()),
-            column("user_id", pa.string()),
-            column("anonymous_id", pa.string()),
-            column("timestamp", TIME),
-            pa.array(received, TIME),
-            pa.array(projects, pa.string()),
-            pa.nulls(len(received), pa.int32()),
-            column("properties", pa.string()),
-            column("context", pa.string()),
-        ],
-        schema=SCHEMA,
+def _shallow(
+    body: bytes,
+    property_texts: list[bytes],
+    context_texts: list[bytes],
+    properties: list[dict[str, Any] | None],
+    contexts: list[dict[str, Any] | None],
+) -> bool:
+    """False where an event may have too many levels or keys. Counts can only be too high (brackets in texts), and
+    what is then looked at closely is decided exactly."""
+    sent = 3 * len(properties) - properties.count(None) - contexts.count(None)
+    if body.count(b"{") + body.count(b"[") - sent > MAX_NESTING - 2:
+        for text in property_texts + context_texts:
+            if text.count(b"{") + text.count(b"[") >= MAX_NESTING:
+                return False
+    # A key takes at least five bytes ("":0,), so short events cannot have too many.
+    if max(map(len, property_texts)) + max(map(len, context_texts)) < 5 * (MAX_KEYS - 7):
+        return True
+    return all(
+        a.count(b":") + b.count(b":") <= MAX_KEYS - 7 for a, b in zip(property_texts, context_texts, strict=True)
     )
+
+
+def _one_by_one(
+    pieces: Sequence[bytes], received_at: int, project_id: str, new_id: Callable[[], str], oldest: int | None
+) -> Parsed:
+    """Every event by itself: what is wrong with one does not touch the others."""
+    rows: list[Row] = []
+    verdicts: list[Verdict] = []
+    for index, piece in enumerate(pieces):
+        event_id = None
+        try:
+            fields, replaced = decode_event(piece)
+            sent_id = fields.get("eventId")
+            event_id = sent_id[:EVENT_ID_CHARACTERS] if isinstance(sent_id, str) and sent_id else None
+            rows.append(check_event(fields, replaced, piece, received_at, received_at + FUTURE, new_id, oldest))
+        except Refused as refused:
+            verdicts.append(Verdict(index, _storable(event_id), refused.reason, refused.detail, piece))
+    columns = Columns(*map(list, zip(*rows, strict=True))) if rows else _empty()
+    return Parsed(project_id, received_at, columns, verdicts)
+
+
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+def _storable(event_id: str | None) -> str | None:
+    return None if event_id is None else _UNSTORABLE.sub("\ufffd", event_id)

@@ -1,84 +1,77 @@
-"""Client timestamps (docs/specs/values.md): one grammar, kept in microseconds, further digits cut.
+"""Client timestamps: one grammar, read one by one or many at once (docs/specs/values.md).
 
-`YYYY-MM-DD(T|t| )hh:mm:ss(.digits)?` with `Z`, `z`, `±hh:mm` or nothing (UTC), or a whole number of milliseconds since
-the epoch. Second 60 is the second after. The years are 1970 to 9999.
+    YYYY-MM-DD(T|t| )hh:mm:ss(.digits)? with Z, z, ±hh:mm or nothing (= UTC); a whole number is epoch milliseconds
+
+Microseconds are kept, further digits cut. Second 60 counts as the second after. Years 1970 to 9999.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from typing import Any
+from datetime import date
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from headwater.clock import MINUTE, SECOND, from_datetime
+from headwater.clock import MINUTE, SECOND
 
-LAST = from_datetime(datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC))
+LAST = 253_402_300_799_999_999
+_EPOCH_DAY = date(1970, 1, 1).toordinal()
 _GRAMMAR = re.compile(
-    r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d+))?(?:([Zz])|([+-])(\d\d):(\d\d))?", re.ASCII
+    r"(\d{4})-(\d\d)-(\d\d)[Tt ]([01]\d|2[0-3]):([0-5]\d):([0-5]\d|60)(?:\.(\d+))?"
+    r"(?:[Zz]|([+-])([01]\d|2[0-3]):([0-5]\d))?",
+    re.ASCII,
 )
-_PLAIN = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-5][0-9](\.[0-9]{1,6})?Z$"
+# What Arrow's reader and the grammar above understand alike; dates that do not exist are Arrow's to refuse.
+_PLAIN = re.compile(
+    r"(?:(?:19[7-9]\d|[2-9]\d{3})-\d\d-\d\d[T ](?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,6})?(?:Z|\+00:00)\n)++",
+    re.ASCII,
+)
+_TIME = pa.timestamp("us", tz="UTC")
+# Below this number one by one is faster.
+_MANY = 6
 
 
-class InvalidTimestamp(ValueError):
-    """The value is outside of the grammar above."""
-
-
-def parse(value: Any) -> int:
-    """Microseconds since the epoch. Raises `InvalidTimestamp`."""
+def parse_timestamp(value: object) -> int:
+    """Microseconds of one timestamp. Raises `ValueError` with what is wrong."""
     if isinstance(value, str):
         us = _parse_text(value)
-    elif isinstance(value, int) and not isinstance(value, bool):
-        us = value * 1000
+    elif isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("must be text or a whole number of milliseconds")
+    elif isinstance(value, float) and not value.is_integer():
+        raise ValueError("a number must be whole: milliseconds since 1970")
     else:
-        raise InvalidTimestamp("a timestamp is text or a whole number of milliseconds since 1970")
+        us = int(value) * 1000
     if not 0 <= us <= LAST:
-        raise InvalidTimestamp("a timestamp lies in the years 1970 to 9999, UTC")
+        raise ValueError("must lie in the years 1970 to 9999")
     return us
 
 
 def _parse_text(text: str) -> int:
     match = _GRAMMAR.fullmatch(text)
     if match is None:
-        raise InvalidTimestamp(
-            "a timestamp is YYYY-MM-DDThh:mm:ss with an optional fraction and Z or ±hh:mm, or whole milliseconds"
-        )
-    year, month, day, hour, minute, second = (int(match[i]) for i in range(1, 7))
-    leap = second == 60
-    try:
-        moment = datetime(year, month, day, hour, minute, 59 if leap else second, tzinfo=UTC)
-    except ValueError as error:
-        raise InvalidTimestamp(f"no such date or time: {error}") from error
-    us = from_datetime(moment) + (SECOND if leap else 0)
-    if match[7]:
-        us += int(match[7][:6].ljust(6, "0"))
-    if match[9]:
-        hours, minutes = int(match[10]), int(match[11])
-        if hours > 23 or minutes > 59:
-            raise InvalidTimestamp("an offset is at most ±23:59")
-        us += (-1 if match[9] == "+" else 1) * (hours * 60 + minutes) * MINUTE
+        raise ValueError("must look like 2024-01-15T10:30:00.123Z or 2024-01-15T10:30:00+01:00")
+    year, month, day, hour, minute, second, digits, sign, offset_hour, offset_minute = match.groups()
+    days = date(int(year), int(month), int(day)).toordinal() - _EPOCH_DAY
+    us = (((days * 24 + int(hour)) * 60 + int(minute)) * 60 + int(second)) * SECOND
+    if digits:
+        us += int(digits[:6].ljust(6, "0"))
+    if sign:
+        offset = (int(offset_hour) * 60 + int(offset_minute)) * MINUTE
+        us += offset if sign == "-" else -offset
     return us
 
 
-def parse_plain(texts: Sequence[Any]) -> list[int] | None:
-    """All of `texts` at once where every one is plain `...Z` text of a valid moment; None where one is not, for the
-    caller to go through them one by one."""
+def parse_timestamps(values: Sequence[object], absent: int) -> list[int] | None:
+    """`parse_timestamp` of each, `absent` for None; None where one of them is not a timestamp."""
+    if len(values) > _MANY:
+        try:
+            if _PLAIN.fullmatch("\n".join(values) + "\n"):  # type: ignore[arg-type]
+                times: list[int] = pa.array(values, pa.string()).cast(_TIME).cast(pa.int64()).to_pylist()
+                return times
+        except (TypeError, pa.ArrowInvalid):
+            pass  # numbers or None among them, or a date that does not exist: one by one
     try:
-        column = pa.array(texts, pa.string())
-    except (pa.ArrowTypeError, pa.ArrowInvalid, TypeError):
+        return [absent if value is None else parse_timestamp(value) for value in values]
+    except (ValueError, OverflowError):
         return None
-    if column.null_count or not pc.all(pc.match_substring_regex(column, _PLAIN)).as_py():
-        return None
-    try:
-        epochs = column.cast(pa.timestamp("us", tz="UTC")).cast(pa.int64())
-    except pa.ArrowInvalid:
-        return None
-    low, high = pc.min_max(epochs).values()
-    if low.as_py() < 0 or high.as_py() > LAST:
-        return None
-    parsed: list[int] = epochs.to_pylist()
-    return parsed
-

@@ -1,0 +1,120 @@
+"""Group commit: requests that arrive within 5 ms (or 2 MB, or 5,000 events) become durable in one append.
+
+The order for a request, which cannot be changed: (1) its events wait in the gathering group; (2) the group is encoded
+and appended, with its rejections, in one durable transaction; (3) only then its waiters are released, and 202 goes
+out. A group whose append fails releases its waiters with the failure; nothing of it was kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from headwater.errors import HeadwaterError, Refused, StoreFull
+from headwater.eventlog.port import EventLogWriter
+from headwater.ingest.batch import to_batch
+from headwater.model.event import Parsed
+from headwater.model.rejection import Rejection
+from headwater.telemetry import metrics
+
+WAIT_SECONDS = 0.005
+GROUP_BYTES = 2 << 20
+GROUP_EVENTS = 5_000
+WAITING_BYTES = 64 << 20
+
+
+@dataclass
+class _Group:
+    done: asyncio.Future[None]
+    parsed: list[Parsed] = field(default_factory=list)
+    rejections: list[Rejection] = field(default_factory=list)
+    events: int = 0
+    bytes: int = 0
+
+
+class GroupCommit:
+    """Gathers what requests want appended and appends it group by group, in one thread, in order."""
+
+    def __init__(self, log: EventLogWriter, last_received_at: int) -> None:
+        self._log = log
+        self._loop = asyncio.get_running_loop()
+        self._thread = ThreadPoolExecutor(1, "append")
+        self._group: _Group | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._appending: asyncio.Future[None] | None = None
+        self._waiting = 0
+        self._last_received_at = last_received_at
+
+    def received_at(self, now_us: int) -> int:
+        """The receipt of a request that arrives now; never before one given out already."""
+        self._last_received_at = max(self._last_received_at, now_us)
+        return self._last_received_at
+
+    def check_room(self, size: int) -> None:
+        """Raises `Refused(overloaded)` when too many bytes wait already; asked before a body is unpacked."""
+        if self._waiting + size > WAITING_BYTES:
+            raise Refused("overloaded", 503, "more is arriving than can be made durable; try again", retry_after=1)
+
+    async def append(self, parsed: Parsed | None, rejections: list[Rejection], size: int) -> None:
+        """Returns when everything given is durable. Raises `Refused(unavailable)` when it could not be kept."""
+        group = self._group
+        if group is None:
+            group = self._group = _Group(self._loop.create_future())
+            if self._appending is None:
+                self._timer = self._loop.call_later(WAIT_SECONDS, self._close)
+        if parsed is not None and parsed.accepted:
+            group.parsed.append(parsed)
+            group.events += parsed.accepted
+        group.rejections += rejections
+        group.bytes += size
+        self._waiting += size
+        if self._appending is None and (group.bytes >= GROUP_BYTES or group.events >= GROUP_EVENTS):
+            self._close()
+        try:
+            await asyncio.shield(group.done)
+        except StoreFull as error:
+            raise Refused("unavailable", 503, str(error), retry_after=5) from error
+        except HeadwaterError as error:
+            raise Refused("unavailable", 503, f"the event could not be made durable: {error}", retry_after=5) from error
+
+    def _close(self) -> None:
+        """Hands the gathering group to the appending thread; the next one gathers meanwhile."""
+        group, self._group = self._group, None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if group is None:
+            return
+        self._appending = self._loop.run_in_executor(self._thread, self._append, group)
+        self._appending.add_done_callback(lambda ended: self._ended(group, ended))
+
+    def _append(self, group: _Group) -> None:
+        batch = to_batch(group.parsed) if group.parsed else None
+        self._log.append(batch, group.rejections)
+
+    def _ended(self, group: _Group, ended: asyncio.Future[None]) -> None:
+        self._appending = None
+        self._waiting -= group.bytes
+        error = ended.exception()
+        if error is None:
+            metrics.COMMITTED.inc(group.events)
+            group.done.set_result(None)
+        else:
+            if not isinstance(error, HeadwaterError):
+                error = HeadwaterError(f"{type(error).__name__}: {error}")
+            group.done.set_exception(error)
+            group.done.exception()  # a waiter whose client has gone does not ask for it
+        if self._group is not None:
+            # it gathered during the append: whoever waits in it has waited long enough
+            self._close()
+
+    async def drain(self) -> None:
+        """Waits until everything gathered is appended."""
+        while self._group is not None or self._appending is not None:
+            if self._appending is None:
+                self._close()
+            if self._appending is not None:
+                await asyncio.wait([self._appending])
+                await asyncio.sleep(0)
+        self._thread.shutdown()

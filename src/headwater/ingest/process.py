@@ -1,0 +1,102 @@
+"""The `ingest` process: opens what it needs, serves until it is told to stop, loses nothing on the way out."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+
+from headwater.catalog.port import ControlReader
+from headwater.clock import Clock, rfc3339
+from headwater.errors import HeadwaterError
+from headwater.eventlog.port import EventLogWriter
+from headwater.ingest.app import Ingest
+from headwater.ingest.commit import GroupCommit
+from headwater.ingest.keys import KeyCache
+from headwater.ingest.protocol import Protocol
+from headwater.ingest.relay import Relay
+
+TRIM_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class IngestServices:
+    """Everything outside that ingest touches. `read_up_to` tells below which position every reader is done."""
+
+    log: EventLogWriter
+    control: ControlReader
+    clock: Clock
+    run_folder: Path
+    read_up_to: Callable[[], int]
+    last_received_at: int = 0
+    retention_days: int | None = None
+
+
+def serve(services: IngestServices, listening: socket.socket) -> None:
+    """Serves on a listening socket until SIGTERM or SIGINT; what was taken is durable when it returns."""
+    config = uvicorn.Config(
+        app=lambda: None,
+        http=Protocol,
+        loop="uvloop",
+        lifespan="off",
+        access_log=False,
+        log_level="warning",
+        log_config=None,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=10,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+        ws="none",
+        backlog=2048,
+    )
+    with asyncio.Runner(loop_factory=_loop) as runner:
+        runner.run(_serve(services, config, listening))
+
+
+def _loop() -> asyncio.AbstractEventLoop:
+    import uvloop
+
+    return uvloop.new_event_loop()
+
+
+async def _serve(services: IngestServices, config: uvicorn.Config, listening: socket.socket) -> None:
+    commit = GroupCommit(services.log, services.last_received_at)
+    keys = KeyCache(services.control, services.run_folder / "known-keys.json")
+    relay = Relay(services.run_folder / "query.sock")
+    config.app = Ingest(keys, commit, relay, services.clock, services.retention_days)
+    # start-up objects live as long as the process: the collector need not look at them again
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 50)
+    tasks = [asyncio.create_task(_trim(services)), asyncio.create_task(_heartbeat(services))]
+    await uvicorn.Server(config).serve(sockets=[listening])
+    for task in tasks:
+        task.cancel()
+    await commit.drain()
+
+
+async def _trim(services: IngestServices) -> None:
+    while True:
+        await asyncio.sleep(TRIM_SECONDS)
+        try:
+            services.log.trim(services.read_up_to(), services.clock.now_us())
+        except HeadwaterError:
+            continue  # the manifest or the disk is not there now: what was not read stays, and it is tried again
+
+
+async def _heartbeat(services: IngestServices) -> None:
+    path = services.run_folder / "ingest.json"
+    while True:
+        beat = {"pid": os.getpid(), "at": rfc3339(services.clock.now_us())}
+        temporary = path.with_suffix(".new")
+        temporary.write_text(json.dumps(beat))
+        temporary.replace(path)
+        await asyncio.sleep(1)
