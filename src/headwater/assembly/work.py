@@ -12,7 +12,6 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -29,10 +28,12 @@ from headwater.assembly.steps import stopping_step
 from headwater.assembly.stored import StoredEvents
 from headwater.batch.job import promotions_wanted
 from headwater.batch.process import Batch
+from headwater.catalog.port import ControlReader, Manifest
 from headwater.clock import HOUR, Clock, SystemClock, rfc3339
 from headwater.errors import HeadwaterError
 from headwater.eventlog.port import EventLogReader, LogRecord, sliced
 from headwater.lake.compact import compact_hour
+from headwater.lake.objectstore.port import ObjectStore
 from headwater.lake.sweep import sweep
 from headwater.state.copies import CopyIndex
 from headwater.stream.engine import EmbeddedEngine
@@ -60,7 +61,9 @@ class Work:
         self._folder = build.folder
         step = stopping_step(build.folder / "stopped-at")
         self._log: EventLogReader = build.log_reader()
+        self._reader = build.log_reader()  # of the archive thread
         self._control = build.control_reader()
+        self._projects = build.control_reader()
         self._manifest = build.manifest()
         self._epoch = self._manifest.take_lease()
         self._objects = build.objects()
@@ -86,12 +89,12 @@ class Work:
             self._manifest,
             self._objects,
             self._epoch,
-            {p.id: p.root for p in self._control.projects()}.__getitem__,
-            random_bytes=os.urandom,
-            compression=settings.lake_compression,
-            at=step,
+            roots_of(build.control_reader()),
+            os.urandom,
+            settings.lake_compression,
+            step,
         )
-        self._batch = make_batch(build, self._manifest, self._objects, self._epoch, clock, step)
+        self._batch = make_batch(build, self._manifest, self._objects, self._epoch, step)
         self._position = min(archived.next, self._index.covered)
         self._archived = archived.next
         self._segments: queue.Queue[Segment | None] = queue.Queue()
@@ -227,16 +230,16 @@ class Work:
             self._flushing.clear()
 
     def _archive_rejected(self) -> None:
-        roots = {project.id: project.root for project in self._control.projects()}
-        archive_rejections(self._log, self._manifest, self._objects, roots, os.urandom)
+        roots = {project.id: project.root for project in self._projects.projects()}
+        archive_rejections(self._reader, self._manifest, self._objects, roots)
 
     def _promote(self) -> None:
         """Gives columns of their own to the properties that metrics use, before files are written."""
-        revision = self._control.revision()
+        revision = self._projects.revision()
         if revision == self._control_revision:
             return
-        for project in self._control.projects():
-            self._manifest.promote(project.id, promotions_wanted(self._control.metrics(project.id)))
+        for project in self._projects.projects():
+            self._manifest.promote(project.id, promotions_wanted(self._projects.metrics(project.id)))
         self._control_revision = revision
 
     # -- batch: lake -> rollups --------------------------------------------------------------------------------------
@@ -277,22 +280,38 @@ def _one_batch(records: list[LogRecord]) -> pa.RecordBatch:
     return pa.concat_batches([record.batch for record in records])
 
 
-def make_batch(build: Build, manifest, objects, epoch: int, clock: Clock, step) -> Batch:  # type: ignore[no-untyped-def]
-    """The batch process over opened stores."""
-    control = build.control_reader()
+def roots_of(control: ControlReader) -> Callable[[str], str]:
+    """project id -> its root in the lake."""
+    known: dict[str, str] = {}
 
-    def roots(project_id: str) -> str:
-        project = control.project(project_id)
-        assert project is not None
-        return project.root
+    def root(project_id: str) -> str:
+        if project_id not in known:
+            known.update((project.id, project.root) for project in control.projects())
+        return known[project_id]
+
+    return root
+
+
+def make_batch(
+    build: Build, manifest: Manifest, objects: ObjectStore, epoch: int, step: Callable[[str], None]
+) -> Batch:
+    """The batch process over opened stores."""
+    roots = roots_of(build.control_reader())
+
+    def compact(project: str, hour: int, now_us: int) -> None:
+        compression = build.settings.lake_compression
+        compact_hour(manifest, objects, epoch, roots, project, hour, now_us, compression=compression)
+
+    def swept(now_us: int) -> None:
+        sweep(manifest, objects, epoch, now_us)
 
     return Batch(
         manifest,
-        control,
+        build.control_reader(),
         objects,
         epoch,
-        compact=partial(compact_hour, manifest, objects, epoch, roots),
-        sweep=partial(sweep, manifest, objects, epoch),
+        compact=compact,
+        sweep=swept,
         random_bytes=os.urandom,
         step=step,
     )
@@ -309,7 +328,7 @@ def run_batch(settings: Settings) -> None:
     """What the batch process has to do, done once, while nothing else runs over the folder."""
     build = Build(settings)
     manifest = build.manifest()
-    batch = make_batch(build, manifest, build.objects(), manifest.take_lease(), SystemClock(), lambda name: None)
+    batch = make_batch(build, manifest, build.objects(), manifest.take_lease(), lambda name: None)
     try:
         if not batch.run_once(SystemClock().now_us()):
             raise HeadwaterError("not everything could be rolled up; see `headwater status`")
