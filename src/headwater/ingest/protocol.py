@@ -24,6 +24,7 @@ class Protocol(HttpToolsProtocol):
     _head_bytes = 0
     _body_bytes = 0
     _in_body = False
+    _arrived = False
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -35,10 +36,8 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if not self._in_body:
-            self._head_bytes += len(data)
+            self._arrived = True
         super().data_received(data)
-        if not self._in_body and self._head_bytes > HEADER_BYTES:
-            self._refuse("the headers are larger than 64 KiB")
 
     def on_message_begin(self) -> None:
         self._head_bytes = 0
@@ -46,7 +45,14 @@ class Protocol(HttpToolsProtocol):
         self._arm(HEADER_SECONDS)
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._head_bytes += len(name) + len(value)
+        super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
+        if self._head_bytes > HEADER_BYTES:
+            self._refuse("the headers are larger than 64 KiB")
+            return
         self._in_body = True
         self._arm(BODY_SECONDS)
         super().on_headers_complete()
@@ -56,8 +62,7 @@ class Protocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._in_body = False
-        self._head_bytes = 0
+        self._in_body = self._arrived = False
         self._disarm()
         super().on_message_complete()
 
@@ -78,7 +83,7 @@ class Protocol(HttpToolsProtocol):
         if self._in_body and self._body_bytes >= seconds * BODY_BYTES_PER_SECOND:
             self._body_bytes = 0
             self._arm(seconds)
-        elif self._in_body or self._head_bytes:
+        elif self._in_body or self._arrived:
             self._refuse("the request did not arrive in time")
         else:
             self.transport.close()
