@@ -11,7 +11,7 @@ import socket
 
 import msgspec
 
-from headwater.assembly import child
+from headwater.assembly import child, lock
 from headwater.assembly.processes import bootstrap
 from headwater.assembly.settings import Settings
 from headwater.errors import UsageError
@@ -20,13 +20,15 @@ PARTS_OF_WORK = ("stream", "archive", "batch")
 
 
 def run(name: str, settings: Settings) -> int:
-    """Runs until SIGTERM or SIGINT; 0 after a clean stop."""
+    """Runs until SIGTERM or SIGINT; 0 after a clean stop. Raises `Locked` where `up` runs over the folder, or another
+    writer of the same stores."""
     if name in PARTS_OF_WORK:
         raise UsageError(
             f"{name} alone needs stores that several processes can write; on the embedded ones run `work`, which is "
             "stream, archive and batch together"
         )
     folder = settings.folder
+    held = lock.take(folder, shared=True)
     run_folder = folder / "run"
     (run_folder / "prometheus").mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", str(run_folder / "prometheus"))
@@ -39,4 +41,5 @@ def run(name: str, settings: Settings) -> int:
         listening = socket.create_server((settings.host, settings.port), backlog=2048)
         print(f"http://{settings.host}:{listening.getsockname()[1]}", flush=True)
     child.run(name, settings, listening)
+    held.close()
     return 0

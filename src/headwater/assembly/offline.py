@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import httpx
 
 from headwater.assembly import lock
-from headwater.assembly import settings as settings_of
 from headwater.assembly.processes import query_services
+from headwater.assembly.settings import Settings
 
 
 class InProcess(httpx.BaseTransport):
@@ -35,12 +34,12 @@ class InProcess(httpx.BaseTransport):
 
 
 @contextmanager
-def offline(folder: Path, config: Path | None) -> Iterator[InProcess]:
-    """The API over the stores in `folder`, under its lock. Raises `Locked` where a system holds it."""
+def offline(settings: Settings) -> Iterator[InProcess]:
+    """The API over the stores in the data folder, under its lock. Raises `Locked` where a system holds it."""
     from headwater.query.process import create_app
 
-    with lock.take(folder):
-        services = query_services(settings_of.load({"data": str(folder)}, config).settings)
+    with lock.take(settings.folder):
+        services = query_services(settings)
         transport = InProcess(create_app(services))
         try:
             yield transport

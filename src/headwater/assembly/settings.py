@@ -1,4 +1,7 @@
-"""Settings: one frozen, typed list. Defaults, then `headwater.toml` (or `--config`), then `HEADWATER_*`, then flags."""
+"""Settings: one frozen, typed list. Defaults, then `headwater.toml` (or `--config`), then `HEADWATER_*`, then flags.
+
+Each is named and explained once, here; `headwater config show` and config/reference.toml list them all.
+"""
 
 from __future__ import annotations
 
@@ -127,9 +130,9 @@ def _check_name(name: str, source: str) -> None:
     if name in Settings.__struct_fields__:
         return
     near = difflib.get_close_matches(name, Settings.__struct_fields__, 1)
-    meant = f"; did you mean {near[0]!r}?" if near else ""
+    meant = f"; did you mean {near[0]!r}?" if near else "."
     raise SettingsError(
-        f"unknown setting {name!r} in {source}{meant} Known are {', '.join(Settings.__struct_fields__)}"
+        f"unknown setting {name!r} from {source}{meant} Known are {', '.join(Settings.__struct_fields__)}"
     )
 
 

@@ -74,7 +74,7 @@ def connect(context: Context) -> Iterator[Api]:
         )
     from headwater.assembly.offline import offline
 
-    with offline(context.folder, context.config) as transport:
+    with offline(context.load().settings) as transport:
         client = httpx.Client(transport=transport, base_url="http://headwater", headers=_headers(context), timeout=None)
         yield Api(client, context.project)
 
@@ -101,14 +101,22 @@ def running_at(context: Context) -> str | None:
     try:
         state = json.loads((context.folder / "run" / "supervisor.json").read_text())
     except (OSError, ValueError) as error:
-        raise Unreachable(f"a system over {context.folder} is just starting or stopping; try again") from error
+        raise Unreachable(
+            f"something uses {context.folder}: a system that is starting or stopping (try again), another command, "
+            "or single processes of `headwater run` (give --url)"
+        ) from error
     return str(state["url"])
 
 
 def secret(context: Context, role: str = "admin") -> str:
-    """The key to use: `--key`, else the folder's own."""
+    """The key to use: `--key`, else the folder's own (of the project `default`, the operator's admin key for all)."""
     if context.key:
         return context.key
+    if role == "write" and context.project != "default":
+        raise UsageError(
+            f"sending to project {context.project!r} needs a write key of it: "
+            f"headwater keys create --role write --project {context.project}, then --key KEY"
+        )
     file = context.folder / "keys" / role
     try:
         return file.read_text().strip()

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from headwater.assembly import settings as settings_of
+from headwater.assembly.settings import Loaded
 from headwater.errors import UsageError
 
-# option -> environment variable; the first of them is a flag without a value
+# option -> environment variable; the first is a flag without a value, the variable of the second is a setting's
 EVERYWHERE = {
     "--json": None,
-    "--data": "HEADWATER_DATA",
+    "--data": None,
     "--url": "HEADWATER_URL",
     "--key": "HEADWATER_KEY",
     "--project": "HEADWATER_PROJECT",
@@ -32,9 +35,14 @@ class Context:
     config: Path | None = None
     json: bool = False
 
-    @property
+    def load(self, **flags: Any) -> Loaded:
+        """The settings in force for this command. Raises `SettingsError`."""
+        return settings_of.load({"data": self.data, **flags}, self.config)
+
+    @cached_property
     def folder(self) -> Path:
-        return Path(self.data or "headwater-data").expanduser().absolute()
+        """The data folder: `--data`, else HEADWATER_DATA, else the settings file's, else ./headwater-data."""
+        return self.load().settings.folder
 
 
 def split(arguments: Sequence[str]) -> tuple[Context, list[str]]:

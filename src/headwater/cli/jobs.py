@@ -38,9 +38,8 @@ def run_batch_once(context: Context) -> int:
     if not context.folder.exists():
         raise Unreachable(f"there is no Headwater data in {context.folder}")
     from headwater.assembly import lock
-    from headwater.assembly import settings as settings_of
     from headwater.assembly.work import run_batch
 
     with lock.take(context.folder):
-        run_batch(settings_of.load({"data": context.data}, context.config).settings)
+        run_batch(context.load().settings)
     return 0

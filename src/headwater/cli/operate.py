@@ -186,7 +186,7 @@ def show_config(context: typer.Context) -> None:
 
     Example: headwater config show
     """
-    loaded = settings_of.load({"data": of(context).data}, of(context).config)
+    loaded = of(context).load()
     values = msgspec.structs.asdict(loaded.settings)
     if of(context).json:
         as_json({name: {"value": value, "from": loaded.sources[name]} for name, value in values.items()})
@@ -202,7 +202,7 @@ def doctor(context: typer.Context) -> int:
     """
     from headwater.assembly.doctor import examine
 
-    loaded = settings_of.load({"data": of(context).data}, of(context).config)
+    loaded = of(context).load()
     findings = examine(loaded.settings)
     if of(context).json:
         as_json([{"check": f.check, "ok": f.ok, "found": f.found, "do": f.do} for f in findings])

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from headwater.assembly import settings as settings_of
 from headwater.cli.context import of
 from headwater.errors import UsageError
 
@@ -32,7 +31,7 @@ def up(
     """
     from headwater.assembly.supervisor import Supervisor
 
-    loaded = settings_of.load({"data": of(context).data, "host": host, "port": port}, of(context).config)
+    loaded = of(context).load(host=host, port=port)
     supervisor = Supervisor(loaded.settings, lambda line: print(line, flush=True), testing=testing)
     return supervisor.run()
 
@@ -59,6 +58,6 @@ def run(
         from headwater.cli.jobs import run_batch_once
 
         return run_batch_once(common)
-    loaded = settings_of.load({"data": common.data, "host": host, "port": port}, common.config)
+    loaded = common.load(host=host, port=port)
     print(f"headwater {process}: running (pid {os.getpid()}); Ctrl-C stops it", file=sys.stderr)
     return foreground.run(process, loaded.settings)
