@@ -93,7 +93,7 @@ def _sound(file: Path) -> Finding:
     try:
         connection = apsw.Connection(str(file), flags=apsw.SQLITE_OPEN_READONLY)
         try:
-            said = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+            said = str(connection.execute("PRAGMA quick_check(1)").get)
         finally:
             connection.close()
     except apsw.Error as error:

@@ -47,7 +47,8 @@ class Child:
 
 
 class Supervisor:
-    """Runs a system over one data folder until SIGTERM or SIGINT. `say` prints a line for the person who started it."""
+    """Runs a system over one data folder until SIGTERM or SIGINT. `say` prints a line for the person who started it;
+    what went wrong goes to stderr."""
 
     def __init__(self, settings: Settings, say: Callable[[str], None], *, testing: bool = False) -> None:
         self._settings = settings
@@ -56,6 +57,7 @@ class Supervisor:
         self._folder = settings.folder
         self._run = self._folder / "run"
         self._children = [Child(name) for name in ORDER]
+        self._pipes: dict[str, int] = {}
         self._stopping = False
 
     def run(self) -> int:
@@ -76,13 +78,16 @@ class Supervisor:
                 self._announce()
                 announced = True
             if not announced and time.monotonic() > deadline:
-                self._say("headwater: not ready after a minute; see the messages above, and run `headwater doctor`")
+                self._warn("headwater: not ready after a minute; see the messages above, and run `headwater doctor`")
                 deadline = float("inf")
             self._wait(0.05 if not announced else self._pause())
         self._stop_all()
         self._socket.close()
         held.close()
         return 0
+
+    def _warn(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
 
     def _listen(self) -> socket.socket:
         try:
@@ -98,7 +103,8 @@ class Supervisor:
 
     def _prepare(self) -> None:
         """Before any child: the run folder, the settings that the children read, projects and first keys."""
-        shutil.rmtree(self._run, ignore_errors=False) if self._run.exists() else None
+        if self._run.exists():
+            shutil.rmtree(self._run)
         self._run.mkdir(mode=0o700)
         (self._run / "prometheus").mkdir()
         values = {name: getattr(self._settings, name) for name in self._settings.__struct_fields__}
@@ -123,7 +129,7 @@ class Supervisor:
         child.process = subprocess.Popen(command, pass_fds=passed, env=environment, start_new_session=False)
         os.close(reading)
         os.set_inheritable(writing, False)
-        self._pipes = {**getattr(self, "_pipes", {}), child.name: writing}
+        self._pipes[child.name] = writing
         child.started = time.monotonic()
         self._write_state()
 
@@ -150,7 +156,7 @@ class Supervisor:
         how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
         child.quick_deaths = 0 if now - child.started > STEADY_SECONDS else child.quick_deaths + 1
         pause = BACKOFF_SECONDS[min(child.quick_deaths, len(BACKOFF_SECONDS)) - 1] if child.quick_deaths else 0.0
-        self._say(f"headwater: {child.name} (pid {child.process.pid}) {how}; starting it again")
+        self._warn(f"headwater: {child.name} (pid {child.process.pid}) {how}; starting it again")
         os.close(self._pipes.pop(child.name))
         child.process = None
         child.restarts += 1
@@ -173,9 +179,8 @@ class Supervisor:
         self._say(f"Headwater is ready at {self._url}  (API: {self._url}/docs)")
         self._say(f"project: default   keys: {keys}/{{write,read,admin}}   stop: Ctrl-C")
         self._say("Send an event:")
-        self._say(
-            f"curl {self._url}/v1/events -H \"Content-Type: application/json\" -H \"Authorization: Bearer $(cat '{keys / 'write'}')\" -d '{event}'"
-        )
+        key = f"\"Authorization: Bearer $(cat '{keys / 'write'}')\""
+        self._say(f"curl {self._url}/v1/events -H {key} -H 'Content-Type: application/json' -d '{event}'")
 
     def _stop_all(self) -> None:
         """ingest first, so that nothing new comes in; then work, which archives; query last."""
@@ -187,7 +192,7 @@ class Supervisor:
             try:
                 child.process.wait(STOP_SECONDS[child.name])
             except subprocess.TimeoutExpired:
-                self._say(f"headwater: {child.name} did not stop in time and is ended; nothing durable is lost")
+                self._warn(f"headwater: {child.name} did not stop in time and is ended; nothing durable is lost")
                 child.process.kill()
                 child.process.wait()
         (self._run / "supervisor.json").unlink(missing_ok=True)
