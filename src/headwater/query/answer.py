@@ -151,10 +151,17 @@ class Answers:
                 assert gathered.plan.dimensions is not None
                 assert stretch.grain is not None
                 paths = self._services.local_paths([chunk.path for chunk in stretch.chunks])
-                states.add(
-                    gathered.plan.dimensions,
-                    read_states(paths, metric.key, stretch.grain, gathered.plan.dimensions, stretch.start, stretch.end),
-                )
+                with self._services.analyst.connection() as connection:
+                    settled = read_states(
+                        connection,
+                        paths,
+                        metric.key,
+                        stretch.grain,
+                        gathered.plan.dimensions,
+                        stretch.start,
+                        stretch.end,
+                    )
+                states.add(gathered.plan.dimensions, ((held.bucket, held.values, held.state) for held in settled))
         names = names_for([metric], question.filter, question.dimensions)
         for stretch in gathered.plan.stretches:
             if stretch.files:

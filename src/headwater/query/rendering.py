@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -14,6 +12,7 @@ import pyarrow as pa
 from headwater.clock import rfc3339
 from headwater.model.value import decimal_text
 from headwater.query.answer import Answer, arrow_table
+from headwater.query.csv_text import csv_bytes
 
 MEDIA = {
     "json": "application/json",
@@ -99,15 +98,6 @@ def _answer_csv(answer: Answer) -> bytes:
         for row in answer.counted.rows
     )
     return csv_bytes(["timestamp", *question.group_by, "value"], rows)
-
-
-def csv_bytes(header: Sequence[str], rows: Any) -> bytes:
-    """RFC 4180; absent values are empty."""
-    out = io.StringIO()
-    writer = csv.writer(out)
-    writer.writerow(header)
-    writer.writerows(rows)
-    return out.getvalue().encode()
 
 
 def table_bytes(table: pa.Table, metadata: Mapping[str, str] | None = None) -> bytes:

@@ -142,19 +142,21 @@ def write_chunk(cells: dict[Cell, State], metrics: Iterable[Metric], *, revision
     return bytes(sink.getvalue())
 
 
-def read_chunk(con: duckdb.DuckDBPyConnection, path: str, metric_keys: Iterable[str]) -> dict[Cell, State]:
-    """The 15-minute states of the named metrics in one chunk."""
+def read_chunk(
+    con: duckdb.DuckDBPyConnection, path: str, metric_keys: Iterable[str], granularity: str = FINEST
+) -> dict[Cell, State]:
+    """The states of the named metrics in one chunk, by default of 15 minutes each."""
     keys = ", ".join(_SQL.literal(key) for key in metric_keys)
     if not keys:
         return {}
     rows = con.execute(
         f"SELECT metric_key, dimension_set, epoch_us(timestamp), dimensions, {_STATE} FROM {_SQL.files([path])} "
-        f"WHERE time_granularity = '{FINEST}' AND metric_key IN ({keys})"
+        f"WHERE time_granularity = {_SQL.literal(granularity)} AND metric_key IN ({keys})"
     ).fetchall()
     found = {}
     for key, names, bucket, dimensions, *state in rows:
         of_set = tuple(json.loads(names))
-        found[Cell(key, FINEST, of_set, bucket, _values(of_set, dimensions))] = State(*state)
+        found[Cell(key, granularity, of_set, bucket, _values(of_set, dimensions))] = State(*state)
     return found
 
 
