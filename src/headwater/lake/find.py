@@ -18,7 +18,8 @@ def find_events(paths: Sequence[Path | str], event_ids: Sequence[str]) -> pa.Tab
     """
     if not paths or not event_ids:
         return SCHEMA.empty_table()
-    connection = duckdb.connect(":memory:", config={"threads": 1, "TimeZone": "UTC"})
+    connection = duckdb.connect(":memory:", config={"threads": 1})
+    connection.execute("SET TimeZone = 'UTC'")
     try:
         found = connection.execute(
             f"SELECT {', '.join(SCHEMA.names)} FROM read_parquet(?, union_by_name=true, hive_partitioning=false)"

@@ -33,8 +33,8 @@ def managing_routes(desk: Desk) -> list[HTTPRouteHandler]:
     def noted(asking: Caller, action: str, subject: str) -> None:
         control.record_audit(services.clock.now_us(), asking.name, action, subject, "http")
 
-    @get("/v1/projects", sync_to_thread=True)
-    def list_projects(request: Req) -> Response[bytes]:
+    @get("/v1/projects")
+    async def list_projects(request: Req) -> Response[bytes]:
         asking = caller(request, control, admin=True)
         projects = control.projects() if asking.operator else [asking.project]
         return json_response({"data": [_project(p) for p in projects]})
@@ -49,8 +49,8 @@ def managing_routes(desk: Desk) -> list[HTTPRouteHandler]:
         noted(asking, "project created", made.id)
         return json_response(_project(made), 201)
 
-    @get("/v1/keys", sync_to_thread=True)
-    def list_keys(request: Req) -> Response[bytes]:
+    @get("/v1/keys")
+    async def list_keys(request: Req) -> Response[bytes]:
         asking = caller(request, control, admin=True)
         return json_response({"data": [_key(k) for k in control.keys(asking.project.id)]})
 

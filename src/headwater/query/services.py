@@ -25,7 +25,6 @@ class Analyst:
         self._settings: dict[str, str | bool | int | float | list[str]] = {
             "threads": threads,
             "memory_limit": memory,
-            "TimeZone": "UTC",
         }
         self._idle: list[duckdb.DuckDBPyConnection] = []
         self._lock = threading.Lock()
@@ -35,7 +34,7 @@ class Analyst:
         """A connection to an in-memory database that nobody else uses meanwhile."""
         with self._lock:
             taken = self._idle.pop() if self._idle else None
-        taken = taken or duckdb.connect(":memory:", config=self._settings)
+        taken = taken or self._connect()
         try:
             yield taken
         except BaseException:
@@ -43,6 +42,11 @@ class Analyst:
             raise
         with self._lock:
             self._idle.append(taken)
+
+    def _connect(self) -> duckdb.DuckDBPyConnection:
+        made = duckdb.connect(":memory:", config=self._settings)
+        made.execute("SET TimeZone = 'UTC'")  # not taken as a setting of `connect`
+        return made
 
     def close(self) -> None:
         with self._lock:
