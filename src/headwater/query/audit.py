@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 import duckdb
 import msgspec
@@ -113,16 +112,15 @@ def _stored(
     stored: Counter[Place] = Counter()
     surplus: Counter[Place] = Counter()
     problems: dict[str, str] = {}
-    readable = [file for file in files if _is_readable(file, objects, con, problems)]
-    for project in sorted({file.project_id for file in readable}):
-        of_project = [file for file in readable if file.project_id == project]
-        # One day of receipt at a time: the ids of that day are held in memory to tell the distinct ones.
-        days = {d for f in of_project for d in range(f.min_received_at // DAY, f.max_received_at // DAY + 1)}
-        for day in sorted(days):
-            touching = [f for f in of_project if f.min_received_at // DAY <= day <= f.max_received_at // DAY]
-            for hour, rows, distinct in _count_day(touching, day * DAY, position, objects, con):
-                stored[project, hour] += distinct
-                surplus[project, hour] += rows - distinct
+    by_day: dict[tuple[str, int], list[LakeFile]] = {}
+    for file in files:
+        for day in _days(file, objects, con, problems):
+            by_day.setdefault((file.project_id, day), []).append(file)
+    # One day of receipt at a time: the ids of that day are held in memory to tell the distinct ones.
+    for (project, day), touching in sorted(by_day.items(), key=lambda item: item[0]):
+        for hour, rows, distinct in _count_day(touching, day * DAY, position, objects, con):
+            stored[project, hour] += distinct
+            surplus[project, hour] += rows - distinct
     return stored, surplus, list(problems.values())
 
 
@@ -130,7 +128,7 @@ def _count_day(
     files: Sequence[LakeFile], day: int, position: int, objects: ObjectStore, con: duckdb.DuckDBPyConnection
 ) -> list[tuple[int, int, int]]:
     """(hour of receipt, rows, distinct events in their place) of a day of receipt."""
-    # Each manifest row is read on its own: a file that is registered twice counts twice.
+    # A file that the manifest names twice is read twice.
     parts = [
         f"SELECT event_id, epoch_us(received_at) AS receipt, project_id = {_SQL.literal(file.project_id)} "
         f"AND epoch_us(timestamp) >= {file.hour} AND epoch_us(timestamp) < {file.hour + HOUR} "
@@ -148,20 +146,18 @@ def _count_day(
     return found
 
 
-def _is_readable(
-    file: LakeFile, objects: ObjectStore, con: duckdb.DuckDBPyConnection, problems: dict[str, str]
-) -> bool:
+def _days(file: LakeFile, objects: ObjectStore, con: duckdb.DuckDBPyConnection, problems: dict[str, str]) -> list[int]:
+    """Days of receipt (since the epoch) of the rows of a file; none, and a problem, where it cannot be read."""
     try:
         path = objects.local_path(file.path)
-        if not Path(path).exists():
+        if not path.exists():
             raise FileNotFoundError(file.path)
-        con.execute(f"SELECT count(*), max(received_at), max(event_id) FROM {_SQL.files([str(path)])}").fetchall()
+        # the ids are read along, so that damage in them shows here
+        found = con.execute(
+            f"SELECT epoch_us(received_at) // {DAY}, max(event_id), max(log_position) FROM {_SQL.files([str(path)])} "
+            "GROUP BY 1"
+        ).fetchall()
     except (FileNotFoundError, duckdb.Error) as error:
         problems[file.path] = f"{file.path}: cannot be read ({type(error).__name__}); its {file.rows} rows are missing"
-        return False
-    return True
-
-
-def hours_with_findings(report: AuditReport) -> list[AuditRow]:
-    """The rows where something is missing or too much."""
-    return [row for row in report.projects if row.missing or row.extra]
+        return []
+    return [int(row[0]) for row in found]
