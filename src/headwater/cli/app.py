@@ -9,7 +9,6 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import click
 import typer
 
 from headwater.cli import ask, importing, manage, metrics, operate, processes
@@ -56,15 +55,12 @@ def run(arguments: list[str] | None = None) -> int:
         context, rest = split(given)
         code: Any = app(rest, standalone_mode=False, obj=context, prog_name="headwater")
         return code if isinstance(code, int) else 0
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.format_message())
-        return 2
-    except click.exceptions.Exit as error:
+    except typer.Exit as error:
         return error.exit_code
-    except click.ClickException as error:
-        error.show(file=sys.stderr)
+    except typer.TyperException as error:
+        _show(error)
         return 2
-    except click.Abort:
+    except typer.Abort:
         return 130
     except UsageError as error:
         return _fail(error, 2)
@@ -78,6 +74,15 @@ def run(arguments: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 0
+
+
+def _show(error: typer.TyperException) -> None:
+    """What the parser of the arguments says of them, with the usage line; to stderr."""
+    show = getattr(error, "show", None)  # its public root declares only the message
+    if show is None:
+        err.print(f"Error: {error}", markup=False, highlight=False)
+    else:
+        show(file=sys.stderr)
 
 
 def _fail(error: Exception, code: int) -> int:
