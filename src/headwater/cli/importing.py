@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 import httpx
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
 from headwater.cli import formats
 from headwater.cli.client import Failed, running_at, secret
@@ -53,16 +54,11 @@ def load(
 
 def _load_file(name: str, kind: str, sink: Any, total: dict[str, int]) -> None:
     source = formats.Source(name)
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
     try:
         with Progress(*columns, console=err, transient=False) as progress:
-            task = progress.add_task(name, total=source.size or None)
+            shown = Path(name).name
+            task = progress.add_task(shown, total=source.size or None)
             for numbers, batch, bad in _batches(source, kind):
                 refused = bad + ([(numbers[i], why) for i, why in sink(batch)] if batch else [])
                 total["accepted"] += len(batch) - (len(refused) - len(bad))
@@ -72,7 +68,7 @@ def _load_file(name: str, kind: str, sink: Any, total: dict[str, int]) -> None:
                         progress.console.print(f"{name}:{number}: {why}", markup=False, highlight=False)
                     elif total["rejected"] == SHOWN + 1:
                         progress.console.print("... further rejected lines are only counted", markup=False)
-                progress.update(task, completed=source.read(), description=f"{name}  {total['accepted']:,} events")
+                progress.update(task, completed=source.read(), description=f"{shown}  {total['accepted']:,} events")
             progress.update(task, completed=source.size or None)
     finally:
         source.close()
