@@ -201,6 +201,10 @@ class ManifestView(Protocol):
 
     def rejection(self, project_id: str, rejection_id: str) -> KeptRejection | None: ...
 
+    def promoted(self, project_id: str) -> dict[tuple[str, str], str]:
+        """(property, `number` or `text`) -> column name `p_<n>`; which of them a file has, its row says."""
+        ...
+
     def jobs_done(self) -> dict[int, str]:
         """job id -> `running`, `done` or `failed: why`."""
         ...

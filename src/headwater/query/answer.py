@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
@@ -107,6 +107,7 @@ class Gathered:
     parts: tuple[Part, ...] = ()
     complete_up_to: int | None = None
     depends_on: bytes = b""
+    promoted: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
 
 class Answers:
@@ -164,9 +165,9 @@ class Answers:
                 states.add(gathered.plan.dimensions, ((held.bucket, held.values, held.state) for held in settled))
         names = names_for([metric], question.filter, question.dimensions)
         for stretch in gathered.plan.stretches:
-            if stretch.files:
-                files = self._services.local_paths(_keys_by_time(stretch.files))
-                self._measure(states, metric, question, files_source(files, names), stretch)
+            for alike, columns in _by_columns(stretch.files, gathered.promoted):
+                paths = self._services.local_paths([file.path for file in alike])
+                self._measure(states, metric, question, files_source(paths, names, columns), stretch)
         for stretch, table in gathered.tails:
             self._measure(states, metric, question, events_source(table, names), stretch)
         counted = _counted(metric, question, states)
@@ -201,7 +202,7 @@ def _gather(reading: Reading, metric: Metric, question: Question) -> Gathered:
         files=reading.manifest.files(project, first_hour, last),
         chunks=reading.manifest.chunks(project, first_hour, last),
     )
-    gathered = Gathered(plan(question, metric, facts), States(question))
+    gathered = Gathered(plan(question, metric, facts), States(question), promoted=reading.manifest.promoted(project))
     used = []
     moving = False
     for stretch in gathered.plan.stretches:
@@ -263,8 +264,17 @@ def _depends_on(planned: Plan, moving: Reading | None) -> bytes:
     return digest.digest()
 
 
-def _keys_by_time(files: Iterable[LakeFile]) -> list[str]:
-    return [file.path for file in files]
+def _by_columns(
+    files: Iterable[LakeFile], promoted: Mapping[tuple[str, str], str]
+) -> list[tuple[list[LakeFile], dict[tuple[str, str], str]]]:
+    """Files that have the same promoted columns together, and what those columns hold."""
+    groups: dict[frozenset[str], list[LakeFile]] = {}
+    for file in files:
+        groups.setdefault(frozenset(file.promoted.values()), []).append(file)
+    return [
+        (alike, {what: column for what, column in promoted.items() if column in columns})
+        for columns, alike in groups.items()
+    ]
 
 
 def _counted(metric: Metric, question: Question, states: States) -> Counted:

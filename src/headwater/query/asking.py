@@ -45,6 +45,16 @@ def body_of(raw: bytes, what: str) -> Any:
         raise Refused("invalid_json", 400, f"the body is not JSON ({error}); send {what}") from error
 
 
+def parameters_of(request: Req) -> dict[str, str]:
+    """The query parameters. Raises `Refused(invalid_query)` where one is given twice."""
+    found: dict[str, str] = {}
+    for name, value in request.query_params.multi_items():
+        if name in found:
+            raise invalid(f"{name!r} is given twice")
+        found[name] = value
+    return found
+
+
 def asking_routes(desk: Desk) -> list[HTTPRouteHandler]:
     """The routes over a desk."""
     services = desk.services
@@ -80,9 +90,8 @@ def asking_routes(desk: Desk) -> list[HTTPRouteHandler]:
     def ask_metric(request: Req, name: str) -> Response[bytes]:
         began = time.perf_counter()
         metric = metric_named(caller(request, control).project, name)
-        question = metric_question(name, dict(request.query_params), services.clock.now_us())
+        question = metric_question(name, parameters_of(request), services.clock.now_us())
         answer = desk.answers.metric(metric, question)
-        measured.CACHE.labels("yes" if answer.hit else "no").inc()
         elapsed = time.perf_counter() - began
         measured.QUERY_SECONDS.labels("metric").observe(elapsed)
         return Response(answer_bytes(answer, int(elapsed * 1e6)), media_type=MEDIA[question.format])
@@ -108,7 +117,7 @@ def asking_routes(desk: Desk) -> list[HTTPRouteHandler]:
     @get("/v1/events", sync_to_thread=True)
     def list_events(request: Req) -> Response[bytes]:
         asking = caller(request, control)
-        events, cursor = desk.look_ups.page(asking.project, wanted(dict(request.query_params)))
+        events, cursor = desk.look_ups.page(asking.project, wanted(parameters_of(request)))
         return json_response({"data": events, "next": cursor})
 
     @get("/v1/events/{rest:path}", sync_to_thread=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -23,6 +23,7 @@ PARAMETERS = ("eventType", "userId", "startTime", "endTime", "limit", "cursor")
 MOST = 1_000
 USUAL = 100
 HOURS_AT_ONCE = 24
+FILES_AT_FIRST, MOST_FILES = 32, 2_000
 LAST = 1 << 62
 
 
@@ -66,7 +67,7 @@ def wanted(parameters: Mapping[str, str]) -> Wanted:
 def limit_of(parameters: Mapping[str, str], usual: int, most: int) -> int:
     """The `limit` of a listing. Raises `Refused(invalid_query)`."""
     text = parameters.get("limit", str(usual))
-    if not text.isdecimal() or not 1 <= int(text) <= most:
+    if not (text.isascii() and text.isdecimal() and len(text) < 10) or not 1 <= int(text) <= most:
         raise invalid(f"limit: {text!r} is not a whole number from 1 to {most}")
     return int(text)
 
@@ -101,11 +102,16 @@ class LookUps:
         return rows[-1] if rows else None
 
     def _in_lake(self, reading: Reading, project: Project, event_id: str) -> Found | None:
-        files = reading.manifest.files(project.id)
-        for file in sorted(files, key=lambda f: -f.max_received_at):
-            table = find_events([self._services.objects.local_path(file.path)], [event_id])
+        """The newest files first, in ever larger groups: most look-ups are about what was sent lately."""
+        files = sorted(reading.manifest.files(project.id), key=lambda f: -f.max_received_at)
+        at, group = 0, FILES_AT_FIRST
+        while at < len(files):
+            chosen = files[at : at + group]
+            table = find_events(self._services.local_paths([file.path for file in chosen]), [event_id])
             if table.num_rows:
-                return _lake_rows(table, file)[-1]
+                found = _lake_rows(table, None)[-1]
+                return replace(found, file=next(file for file in chosen if _holds(file, found)))
+            at, group = at + group, min(4 * group, MOST_FILES)
         return None
 
     def _newest(self, files: list[LakeFile], tail: list[Found], asked: Wanted) -> Iterator[Found]:
@@ -141,6 +147,14 @@ class LookUps:
         return _lake_rows(table.cast(SCHEMA), None)
 
 
+def _holds(file: LakeFile, found: Found) -> bool:
+    """Whether an event of one of several files is of this one: its hour and its position say so."""
+    return (
+        file.hour == found.timestamp - found.timestamp % HOUR
+        and file.first_position <= found.position < file.next_position
+    )
+
+
 def _matching(tail: pa.Table, asked: Wanted) -> list[Found]:
     for column, value in (("event_type", asked.event_type), ("user_id", asked.user_id)):
         if value is not None:
@@ -173,6 +187,9 @@ def _before(cursor: str | None) -> tuple[int, int]:
         return (LAST, LAST)
     try:
         time, position = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode().split(":")
-        return (int(time), int(position))
+        before = (int(time), int(position))
+        if max(map(abs, before)) > LAST:
+            raise ValueError(cursor)
+        return before
     except (ValueError, UnicodeDecodeError) as error:
         raise invalid("cursor: not one that was given out as 'next'") from error

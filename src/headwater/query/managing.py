@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from typing import Any
 
 from litestar import Request, Response, delete, get, post
@@ -14,7 +15,7 @@ from headwater.clock import rfc3339
 from headwater.errors import Refused
 from headwater.model.rejection import KeptRejection
 from headwater.query.access import Caller, caller
-from headwater.query.asking import body_of, json_response
+from headwater.query.asking import body_of, json_response, parameters_of
 from headwater.query.desk import Desk
 from headwater.query.lookups import limit_of
 from headwater.query.question import invalid, only, optional_time
@@ -23,6 +24,7 @@ from headwater.query.rendering import time_or_none
 Req = Request[Any, Any, Any]
 ROLES = ("write", "read", "admin")
 STAGES = ("ingest", "archive")
+_REJECTION_ID = re.compile(r"[im][0-9]{1,18}")
 
 
 def managing_routes(desk: Desk) -> list[HTTPRouteHandler]:
@@ -81,14 +83,16 @@ def managing_routes(desk: Desk) -> list[HTTPRouteHandler]:
     @get("/v1/rejected", sync_to_thread=True)
     def list_rejected(request: Req) -> Response[bytes]:
         asking = caller(request, control)
-        page, cursor = _page(desk, asking.project, dict(request.query_params))
+        page, cursor = _page(desk, asking.project, parameters_of(request))
         return json_response({"data": [_rejected(kept) for kept in page], "next": cursor})
 
     @get("/v1/rejected/{rejection_id:str}", sync_to_thread=True)
     def show_rejected(request: Req, rejection_id: str) -> Response[bytes]:
         project = caller(request, control).project
-        with services.reading_log() as log:
-            kept = log.rejection(project.id, rejection_id)
+        kept = None
+        if _REJECTION_ID.fullmatch(rejection_id):
+            with services.reading_log() as log:
+                kept = log.rejection(project.id, rejection_id)
         if kept is None:
             with desk.readings.open() as reading:
                 kept = reading.manifest.rejection(project.id, rejection_id)
@@ -108,7 +112,7 @@ def _page(desk: Desk, project: Project, parameters: dict[str, str]) -> tuple[lis
         raise invalid(f"stage: {stage!r} is not one of {', '.join(STAGES)}")
     since = optional_time("since", parameters.get("since")) or 0
     seen: list[str | None] = [last or None for last in parameters.get("cursor", ".").split(".")]
-    if len(seen) != 2:
+    if len(seen) != 2 or not all(last is None or _REJECTION_ID.fullmatch(last) for last in seen):
         raise invalid("cursor: not one that was given out as 'next'")
     reason = parameters.get("reason")
     found: list[tuple[int, KeptRejection]] = []

@@ -17,6 +17,7 @@ from headwater.model.rejection import REASONS
 TEXT = {"type": "string"}
 TIME = {"type": "string", "format": "date-time"}
 COUNT = {"type": "integer", "minimum": 0}
+OBJECT = {"type": "object"}
 RANGE = {
     "startTime": "Inclusive; a date or a time. The last 24 hours when absent.",
     "endTime": "Exclusive; a bare date means the whole of that day.",
@@ -77,7 +78,7 @@ SCHEMAS: dict[str, Any] = {
         metric=TEXT,
         granularity=TEXT,
         timezone=TEXT,
-        data=_list(_object(timestamp=TIME, value={"type": ["number", "null"]}, dimensions={"type": "object"})),
+        data=_list(_object(timestamp=TIME, value={"type": ["number", "null"]}, dimensions=OBJECT)),
         meta={"type": "object"},
     ),
     "Problem": _object(
@@ -107,15 +108,16 @@ OPERATIONS: tuple[Operation, ...] = (
         {}, _object(("events",), events=_list(_ref("Event"))),
         (202, _object(accepted=COUNT, rejected=_list(_object(index=COUNT, eventId=TEXT, reason=TEXT, detail=TEXT)))),
     ),
-    ("get", "/v1/metrics", "read", "List metric definitions", "", {}, None, (200, _object(data=_list({"type": "object"})))),
+    ("get", "/v1/metrics", "read", "List metric definitions", "", {}, None, (200, _object(data=_list(OBJECT)))),
     (
         "put", "/v1/metrics/{name}", "admin", "Define or change a metric",
         "201 new, 200 changed or the same. Answers at once, over all history.",
         {}, _ref("MetricDefinition"), (200, {"type": "object"}),
     ),
-    ("get", "/v1/metrics/{name}/definition", "read", "Show a definition", "", {}, None, (200, {"type": "object"})),
+    ("get", "/v1/metrics/{name}/definition", "read", "Show a definition", "", {}, None, (200, OBJECT)),
     (
-        "get", "/v1/metrics/{name}", "read", "Ask a metric", "Every event acknowledged before `meta.completeUpTo` counts.",
+        "get", "/v1/metrics/{name}", "read", "Ask a metric",
+        "Every event acknowledged before `meta.completeUpTo` counts.",
         {
             **RANGE, "granularity": f"One of {', '.join(GRANULARITIES)}.", "timezone": "IANA zone; UTC when absent.",
             "groupBy": "Properties, comma-separated.", "filter": "JSON, or country:US,device:mobile.",
@@ -126,7 +128,7 @@ OPERATIONS: tuple[Operation, ...] = (
     (
         "post", "/v1/query", "read", "Ask in SQL", "One SELECT over `events` and `metric_aggregates`; read-only.",
         {}, _object(("sql",), sql=TEXT, parameters={}, limit=COUNT, format=TEXT),
-        (200, _object(columns=_list({"type": "object"}), rows=_list(_list({})), meta={"type": "object"})),
+        (200, _object(columns=_list(OBJECT), rows=_list(_list({})), meta=OBJECT)),
     ),
     (
         "get", "/v1/events", "read", "List events, newest first", "",
@@ -143,24 +145,24 @@ OPERATIONS: tuple[Operation, ...] = (
      {"reason": "Only this reason.", "stage": "ingest or archive.", "since": "Received at or after.", **PAGE},
      None, (200, _object(data=_list(_ref("Rejected")), next={"type": ["string", "null"]}))),
     ("get", "/v1/rejected/{id}", "read", "Show rejected input", "", {}, None, (200, _ref("Rejected"))),
-    ("get", "/v1/keys", "admin", "List keys, without secrets", "", {}, None, (200, _object(data=_list({"type": "object"})))),
+    ("get", "/v1/keys", "admin", "List keys, without secrets", "", {}, None, (200, _object(data=_list(OBJECT)))),
     ("post", "/v1/keys", "admin", "Make a key", "The secret is shown this once.", {},
-     _object(("role",), role={**TEXT, "enum": ["write", "read", "admin"]}, project=TEXT), (201, {"type": "object"})),
+     _object(("role",), role={**TEXT, "enum": ["write", "read", "admin"]}, project=TEXT), (201, OBJECT)),
     ("delete", "/v1/keys/{id}", "admin", "Revoke a key", "In force everywhere when this returns.", {}, None, (204, {})),
     ("get", "/v1/projects", "admin", "List projects", "The operator sees all, others their own.", {}, None,
-     (200, _object(data=_list({"type": "object"})))),
-    ("post", "/v1/projects", "operator", "Make a project", "", {}, _object(("id",), id=TEXT), (201, {"type": "object"})),
-    ("get", "/v1/status", "read", "Where each stage is", "", {}, None, (200, {"type": "object"})),
-    ("get", "/v1/audit", "read", "Account for every accepted event", "", {}, None, (200, {"type": "object"})),
-    ("get", "/v1/reconcile", "read", "Compare live, settled and raw", "", RANGE, None, (200, {"type": "object"})),
-    ("get", "/v1/lake/files", "read", "List the live Parquet files", "", RANGE, None, (200, {"type": "object"})),
+     (200, _object(data=_list(OBJECT)))),
+    ("post", "/v1/projects", "operator", "Make a project", "", {}, _object(("id",), id=TEXT), (201, OBJECT)),
+    ("get", "/v1/status", "read", "Where each stage is", "", {}, None, (200, OBJECT)),
+    ("get", "/v1/audit", "read", "Account for every accepted event", "", {}, None, (200, OBJECT)),
+    ("get", "/v1/reconcile", "read", "Compare live, settled and raw", "", RANGE, None, (200, OBJECT)),
+    ("get", "/v1/lake/files", "read", "List the live Parquet files", "", RANGE, None, (200, OBJECT)),
     ("post", "/v1/jobs", "admin", "Ask for work", "Kinds: batch, backfill (parameters.metric).", {},
-     _object(("kind",), kind=TEXT, parameters={"type": "object"}), (202, {"type": "object"})),
-    ("get", "/v1/jobs/{id}", "admin", "Follow a job", "", {}, None, (200, {"type": "object"})),
-    ("get", "/healthz", "", "Is the process up", "", {}, None, (200, {"type": "object"})),
-    ("get", "/readyz", "", "Can every process serve", "", {}, None, (200, {"type": "object"})),
+     _object(("kind",), kind=TEXT, parameters={"type": "object"}), (202, OBJECT)),
+    ("get", "/v1/jobs/{id}", "admin", "Follow a job", "", {}, None, (200, OBJECT)),
+    ("get", "/healthz", "", "Is the process up", "", {}, None, (200, OBJECT)),
+    ("get", "/readyz", "", "Can every process serve", "", {}, None, (200, OBJECT)),
     ("get", "/metrics", "", "Prometheus metrics", "", {}, None, (200, {})),
-    ("get", "/openapi.json", "", "This document", "", {}, None, (200, {"type": "object"})),
+    ("get", "/openapi.json", "", "This document", "", {}, None, (200, OBJECT)),
     ("get", "/docs", "", "This document as a page", "", {}, None, (200, {})),
 )  # fmt: skip
 

@@ -8,12 +8,12 @@ from typing import Any
 import msgspec
 from litestar import Request, Response, get, post
 from litestar.handlers import HTTPRouteHandler
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest, multiprocess
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest, multiprocess
 
 from headwater.clock import rfc3339
 from headwater.errors import Refused
 from headwater.query.access import caller
-from headwater.query.asking import body_of, json_response
+from headwater.query.asking import body_of, json_response, parameters_of
 from headwater.query.audit import audit
 from headwater.query.desk import Desk
 from headwater.query.openapi import document, page
@@ -50,7 +50,7 @@ def operating_routes(desk: Desk) -> list[HTTPRouteHandler]:
     @get("/v1/reconcile", sync_to_thread=True)
     def show_reconcile(request: Req) -> Response[bytes]:
         asking = caller(request, control)
-        given = dict(request.query_params)
+        given = parameters_of(request)
         only(given, ("startTime", "endTime"))
         start = optional_time("startTime", given.get("startTime"))
         end = optional_time("endTime", given.get("endTime"), whole_day=True)
@@ -60,7 +60,7 @@ def operating_routes(desk: Desk) -> list[HTTPRouteHandler]:
     @get("/v1/lake/files", sync_to_thread=True)
     def list_files(request: Req) -> Response[bytes]:
         project = caller(request, control).project
-        given = dict(request.query_params)
+        given = parameters_of(request)
         only(given, ("startTime", "endTime"))
         start = optional_time("startTime", given.get("startTime"))
         end = optional_time("endTime", given.get("endTime"), whole_day=True)
@@ -85,15 +85,21 @@ def operating_routes(desk: Desk) -> list[HTTPRouteHandler]:
         kind = body.get("kind") if isinstance(body, dict) else None
         if kind not in KINDS:
             raise Refused("invalid_field", 422, f"kind: {kind!r} is not one of {', '.join(KINDS)}")
-        parameters = {str(k): str(v) for k, v in (body.get("parameters") or {}).items()}
+        given = body.get("parameters") or {}
+        if not isinstance(given, dict):
+            raise Refused("invalid_field", 422, "parameters: an object of texts")
+        if kind == "batch" and not asking.operator:
+            raise Refused("forbidden", 403, "a batch run is over every project; it takes the operator's admin key")
+        parameters = {str(k): str(v) for k, v in given.items()}
         project = None if kind == "batch" else asking.project.id
         job = control.request_job(kind, project, parameters, services.clock.now_us())
         return json_response({"id": job.id, "kind": job.kind}, 202)
 
     @get("/v1/jobs/{job_id:int}", sync_to_thread=True)
     def show_job(request: Req, job_id: int) -> Response[bytes]:
-        caller(request, control, admin=True)
-        if not any(job.id == job_id for job in control.jobs(job_id - 1)):
+        asking = caller(request, control, admin=True)
+        known = next((job for job in control.jobs() if job.id == job_id), None)
+        if known is None or (known.project_id != asking.project.id and not asking.operator):
             raise Refused("not_found", 404, f"there is no job {job_id}")
         with desk.readings.open() as reading:
             state = reading.manifest.jobs_done().get(job_id, "waiting")
@@ -119,8 +125,9 @@ def _open_routes(desk: Desk) -> list[HTTPRouteHandler]:
 
     @get("/metrics", sync_to_thread=True)
     def prometheus() -> Response[bytes]:
-        registry = CollectorRegistry()
+        registry = REGISTRY
         if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+            registry = CollectorRegistry()
             multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 

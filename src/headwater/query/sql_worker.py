@@ -45,7 +45,7 @@ class Job(msgspec.Struct):
 
 
 class Outcome(msgspec.Struct):
-    """`error` is a text for the user, or None; `late`: time was up. `body`: the rows as JSON, or all of it otherwise."""
+    """`error` is a text for the user, or None; `late`: time was up. `body`: the rows as JSON, else the answer."""
 
     error: str | None = None
     late: bool = False
