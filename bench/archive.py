@@ -14,7 +14,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
-import numpy as np
 import pyarrow as pa
 
 from bench.events import event
@@ -55,9 +54,7 @@ def file_of(batch: pa.RecordBatch, compression: Compression) -> tuple[float, flo
     ordered = batch.take(pa.array(order))
     table = to_lake(ordered, order, {})
     converted = time.process_time()
-    data, _ = write(
-        table, key="k", project_id="default", hour=0, epoch=1, promoted={}, compression=compression
-    )
+    data, _ = write(table, key="k", project_id="default", hour=0, epoch=1, promoted={}, compression=compression)
     return converted - begin, time.process_time() - converted, len(data)
 
 

@@ -37,7 +37,9 @@ def exact(value: Any) -> Any:
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.tuples(objects, objects), min_size=1, max_size=4))
-def test_any_properties_and_context_come_back_as_they_were_sent(sent: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
+def test_any_properties_and_context_come_back_as_they_were_sent(
+    sent: list[tuple[dict[str, Any], dict[str, Any]]],
+) -> None:
     batch = events([{"properties": properties, "context": context} for properties, context in sent])
     back = from_lake(to_lake(batch, np.arange(len(sent)), {}))
     for row, (properties, context) in enumerate(sent):

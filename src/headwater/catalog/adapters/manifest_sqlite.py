@@ -1,4 +1,5 @@
-"""The manifest in one SQLite file (WAL, `synchronous=FULL`): what is in the lake and up to where (docs/specs/manifest.md).
+"""The manifest in one SQLite file (WAL, `synchronous=FULL`): what is in the lake, and up to where
+(docs/specs/manifest.md).
 
 One process writes, through one connection; every call is one transaction. Views are read transactions on connections
 of their own, so that they see one moment and never wait for a commit.
@@ -71,7 +72,7 @@ class SqliteManifest(SqliteManifestReader):
                 (commit.next, commit.received_at, commit.first, commit.epoch),
             ).fetchall()
             if len(moved) != 1:
-                held = self._db.execute("SELECT next, epoch FROM state").fetchone()
+                held = self._db.execute("SELECT next, epoch FROM state").fetchall()[0]
                 raise Fenced(
                     f"manifest: a commit of positions [{commit.first}, {commit.next}) by epoch {commit.epoch} came, "
                     f"but the archive is at {held[0]} with epoch {held[1]}; another owner has gone on"
@@ -97,7 +98,8 @@ class SqliteManifest(SqliteManifestReader):
             self._raise(touched)
             for project, hour in touched:
                 gone = {file_id for file_id, *place in out if place == [project, hour]}
-                self._remap_chunk(project, hour, gone, [f.id for f in made if (f.project_id, f.hour) == (project, hour)])
+                new = {f.id for f in made if (f.project_id, f.hour) == (project, hour)}
+                self._remap_chunk(project, hour, gone, new)
         return made
 
     def put_chunk(self, epoch: int, chunk: Chunk) -> str | None:
@@ -213,13 +215,13 @@ class SqliteManifest(SqliteManifestReader):
             raise Fenced(f"manifest: file {file_id} of this {what} is not live any more; plan anew")
         return int(row[0]), str(row[1]), int(row[2])
 
-    def _remap_chunk(self, project: str, hour: int, gone: set[int], made: Sequence[int]) -> None:
+    def _remap_chunk(self, project: str, hour: int, gone: set[int], made: set[int]) -> None:
         row = self._db.execute("SELECT files FROM chunk WHERE project = ? AND hour = ?", (project, hour)).fetchone()
         held = set(msgspec.json.decode(row[0])) if row else set()
         if not held & gone:
             return
         if gone <= held:
-            files = _text(sorted(held - gone | set(made)))
+            files = _text(sorted(held - gone | made))
             self._db.execute("UPDATE chunk SET files = ? WHERE project = ? AND hour = ?", (files, project, hour))
         else:
             # a chunk of half a file would count rows twice or not at all: raw answers until it is made anew

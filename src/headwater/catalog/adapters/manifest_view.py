@@ -143,8 +143,8 @@ class SqliteManifestView:
             (project_id, start, end),
         )
         return [
-            Chunk(*row, tuple(msgspec.json.decode(files)), tuple(msgspec.json.decode(metrics)))
-            for *row, files, metrics in rows
+            Chunk(project, hour, path, revision, tuple(msgspec.json.decode(files)), tuple(msgspec.json.decode(metrics)))
+            for project, hour, path, revision, files, metrics in rows
         ]
 
     def skipped(self) -> list[Skipped]:
@@ -195,8 +195,7 @@ class SqliteManifestView:
 
 
 def _file(row: tuple[Any, ...]) -> LakeFile:
-    *facts, promoted, number = row
-    return LakeFile(*facts, msgspec.json.decode(promoted), number)
+    return LakeFile(*row[:13], promoted=msgspec.json.decode(row[13]), id=row[14])
 
 
 def _number(rejection_id: str) -> int:
