@@ -50,7 +50,9 @@ class System:
         self.printed: list[str] = []
         reader = threading.Thread(target=self._drain, daemon=True)
         reader.start()
-        self.curl = eventually(lambda: next((p for p in self.printed if p.startswith("curl ")), None), 60, "a curl line")
+        self.curl = eventually(
+            lambda: next((p for p in self.printed if p.startswith("curl ")), None), 60, "a curl line"
+        )
         self.url = str(self.state()["url"]).rstrip("/")
         self.client = httpx.Client(base_url=self.url, timeout=30)
 
@@ -72,13 +74,15 @@ class System:
     def get(self, path: str, role: str = "admin", **parameters: Any) -> httpx.Response:
         return self.client.get(path, params=parameters, headers=self.headers(role))
 
-    def pid(self, name: str) -> int:
-        return next(p["pid"] for p in self.state()["processes"] if p["name"] == name and p["state"] == "running")
+    def pid(self, name: str) -> int | None:
+        """Of a process that runs now."""
+        found = [p["pid"] for p in self.state()["processes"] if p["name"] == name and p["state"] == "running"]
+        return found[0] if found else None
 
     def kill(self, name: str) -> int:
         pid = eventually(lambda: self.pid(name), 30, f"a running {name}")
         os.kill(pid, signal.SIGKILL)
-        eventually(lambda: self.pid(name) != pid, 30, f"a restarted {name}")
+        eventually(lambda: self.pid(name) not in (None, pid), 30, f"a restarted {name}")
         return int(pid)
 
     def command(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,4 @@
-"""The facts of the real access log, counted with awk, come out of every kind of question, and loading twice changes none."""
+"""The facts of the real access log, counted with awk, come out of every kind of question; loading twice changes none."""
 
 import subprocess
 from importlib.resources import files
@@ -51,7 +51,7 @@ def facts_by_metrics(system):
     assert values(system, filter="path:/favicon.ico", granularity="total")[0]["value"] == 807
     people = [row["value"] for row in values(system, "daily_active_users")]
     for estimate, exact in zip(people, [341, 627, 561, 505], strict=True):
-        assert abs(estimate - exact) <= 0.02 * exact
+        assert abs(estimate - exact) <= 0.04 * exact  # two and a half standard errors of lg_k 12
 
 
 def test_the_facts_come_out_of_the_tail_and_loading_again_changes_no_number(system):
@@ -64,11 +64,11 @@ def test_the_facts_come_out_of_the_tail_and_loading_again_changes_no_number(syst
 def test_the_facts_come_out_of_the_lake_and_of_sql(system):
     eventually(lambda: sql(system, "SELECT count(*) FROM events") == [[10_000]], 90, "all lines in the lake")
     facts_by_metrics(system)
-    assert sql(
-        system,
-        "SELECT count(*), count(DISTINCT user_id), count(*) FILTER (WHERE properties['path'] = '/favicon.ico') FROM events",
-    ) == [[10_000, 1753, 807]]
-    days = "SELECT count(*), count(DISTINCT user_id) FROM events GROUP BY epoch_us(timestamp) // 86400000000 ORDER BY epoch_us(timestamp) // 86400000000"
+    favicons = "count(*) FILTER (WHERE properties['path'] = '/favicon.ico')"
+    totals = f"SELECT count(*), count(DISTINCT user_id), {favicons} FROM events"
+    assert sql(system, totals) == [[10_000, 1753, 807]]
+    day = "epoch_us(timestamp) // 86400000000"
+    days = f"SELECT count(*), count(DISTINCT user_id) FROM events GROUP BY {day} ORDER BY {day}"
     assert sql(system, days) == [[1632, 341], [2893, 627], [2896, 561], [2579, 505]]
 
 
@@ -96,4 +96,6 @@ def test_the_lake_is_open_to_plain_tools(system):
     listed = system.command("lake", "files")
     assert listed.returncode == 0
     paths = listed.stdout.split()
-    assert duckdb.sql(f"SELECT count(*), count(DISTINCT user_id) FROM read_parquet({paths!r})").fetchone() == (10_000, 1753)
+    assert duckdb.sql(f"SELECT count(*), count(DISTINCT user_id) FROM read_parquet({paths!r})").fetchall() == [
+        (10_000, 1753)
+    ]

@@ -19,16 +19,25 @@ def system(tmp_path_factory):
 
 def test_the_printed_curl_line_is_accepted_and_counted_at_once(system):
     before = count_of(system)
-    pasted = subprocess.run(["bash", "-c", system.curl + ' -s -o /dev/null -w "%{http_code}"'], capture_output=True, text=True)
+    pasted = subprocess.run(
+        ["bash", "-c", system.curl + ' -s -o /dev/null -w "%{http_code}"'], capture_output=True, text=True
+    )
     assert pasted.stdout.strip().endswith("202"), pasted
     eventually(lambda: count_of(system) == before + 1, 5, "the event in the live answer")
 
 
 def test_an_event_is_in_the_lake_within_a_minute_and_can_be_looked_up(system):
-    event = {"eventId": "look-me-up", "eventType": "view", "properties": {"a": 1.0, "b": None, "c": "1"}, "context": {"ip": "10.0.0.1", "screen": {"w": 3}}}
+    event = {
+        "eventId": "look-me-up",
+        "eventType": "view",
+        "properties": {"a": 1.0, "b": None, "c": "1"},
+        "context": {"ip": "10.0.0.1", "screen": {"w": 3}},
+    }
     sent = system.client.post("/v1/events", json=event, headers=system.headers("write"))
     assert (sent.status_code, sent.json()) == (202, {"status": "accepted", "eventId": "look-me-up"})
-    found = eventually(lambda: (r := system.get("/v1/events/look-me-up")).status_code == 200 and r.json(), 5, "the event")
+    found = eventually(
+        lambda: (r := system.get("/v1/events/look-me-up")).status_code == 200 and r.json(), 5, "the event"
+    )
     assert found["properties"] == event["properties"]
     assert found["context"] == event["context"]
     sql = {"sql": "SELECT count(*) FROM events WHERE event_id = 'look-me-up'"}
@@ -48,7 +57,9 @@ def test_status_shows_the_stages_and_that_nothing_waits(system):
     def status():
         return json.loads(system.command("status", "--json").stdout)
 
-    seen = eventually(lambda: (s := status()) and all(x["backlogEvents"] == 0 for x in s["stages"]) and s, 75, "no backlog")
+    seen = eventually(
+        lambda: (s := status()) and all(x["backlogEvents"] == 0 for x in s["stages"]) and s, 75, "no backlog"
+    )
     assert {p["name"] for p in seen["processes"]} >= {"ingest", "work", "query"}
     assert seen["completeUpTo"]
 
@@ -107,7 +118,9 @@ def test_sigterm_stops_everything_with_exit_code_zero_and_the_data_is_there_afte
     data = tmp_path / "data"
     with running(data) as first:
         events = [{"eventId": f"s{i}", "eventType": "view"} for i in range(500)]
-        assert first.client.post("/v1/events/batch", json=events, headers=first.headers("write")).json()["accepted"] == 500
+        assert (
+            first.client.post("/v1/events/batch", json=events, headers=first.headers("write")).json()["accepted"] == 500
+        )
         assert first.stop() == 0
     with running(data) as second:
         eventually(lambda: count_of(second) == 500, 30, "the events of before")
