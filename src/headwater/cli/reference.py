@@ -17,6 +17,7 @@ import typer.main
 
 from headwater.assembly.settings import MEANINGS, Settings
 from headwater.cli.app import app
+from headwater.model.rejection import REASONS
 from headwater.query.openapi import document
 
 WRITTEN = "<!-- Written by `make docs` from the code; edit the code, not this page. -->"
@@ -136,7 +137,7 @@ def _argument(parameter: Any) -> str:
 
 def _option(parameter: Any) -> str:
     name = "/".join(parameter.opts)
-    return name if parameter.is_flag else f"{name} {str(parameter.metavar or parameter.name).strip('_').upper()}"
+    return name if parameter.is_flag else f"{name} {parameter.opts[0].lstrip('-').upper()}"
 
 
 # -- HTTP ------------------------------------------------------------------------------------------------------------
@@ -211,10 +212,8 @@ def _object(name: str, schema: dict[str, Any]) -> Iterator[str]:
 
 def _reasons(problem: dict[str, Any]) -> Iterator[str]:
     """The closed list of reasons with the status of each."""
-    from headwater.model.rejection import REASONS
-
     yield "### Reasons of a problem"
-    yield "An error is `application/problem+json` (RFC 9457). `reason` is one of these; 429 and 503 carry `Retry-After`."
+    yield "An error is `application/problem+json` (RFC 9457) with one of these reasons; 429 and 503 carry `Retry-After`."
     yield _table(("reason", "status"), [(f"`{r}`", REASONS[r]) for r in problem["properties"]["reason"]["enum"]])
 
 
