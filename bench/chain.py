@@ -147,18 +147,20 @@ def measure(data: Path, process: subprocess.Popen[str], state: dict[str, Any], g
     print(f"at rest: {(sum(cpu_seconds(p) for p in everybody) - before) * 10:.1f} % of a core")
     events = given.rate * given.seconds
     prepared = list(bodies(events // given.batch, given.batch))
-    print(f"{events} events, {sum(map(len, prepared)) / events:.0f} bytes each, {given.rate}/s, batches of {given.batch}")
+    print(
+        f"{events} events, {sum(map(len, prepared)) / events:.0f} bytes each, {given.rate}/s, batches of {given.batch}"
+    )
     spent = {name: cpu_seconds(pid) for name, pid in pids.items()}
 
     async def both() -> tuple[tuple[list[float], int], list[float]]:
         key = (data / "keys" / "write").read_text().strip()
-        return await asyncio.gather(
-            send(url, key, prepared, given.rate, given.batch), probe(url, data, given.seconds)
-        )
+        return await asyncio.gather(send(url, key, prepared, given.rate, given.batch), probe(url, data, given.seconds))
 
     (latencies, refused), lags = asyncio.run(both())
     print(f"send -> 202: p50 {percentile(latencies, 0.5) * 1e3:.1f} ms, p99 {percentile(latencies, 0.99) * 1e3:.1f} ms")
-    print(f"202 -> live: p50 {percentile(lags, 0.5) * 1e3:.0f} ms, p99 {percentile(lags, 0.99) * 1e3:.0f} ms ({len(lags)} probes)")
+    print(
+        f"202 -> live: p50 {percentile(lags, 0.5) * 1e3:.0f} ms, p99 {percentile(lags, 0.99) * 1e3:.0f} ms ({len(lags)} probes)"
+    )
     print(f"not acknowledged: {refused} of {len(prepared)} requests")
     time.sleep(75)  # the tail is archived and the log checkpointed
     for name, pid in pids.items():

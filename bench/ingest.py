@@ -1,6 +1,6 @@
 """CPU of ingest per event, from the request to the durable 202.
 
-    python -m bench.ingest [--batch 100] [--requests 3000]
+python -m bench.ingest [--batch 100] [--requests 3000]
 """
 
 from __future__ import annotations

@@ -67,11 +67,17 @@ def test_a_number_is_text_of_the_whole_json_grammar_below_ten_to_the_twentieth()
         assert number_of(text) is None, text
 
 
-@given(st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**70) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
-    max_leaves=8,
-))  # fmt: skip
+@given(
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers(-(2**63), 2**70)
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+        max_leaves=8,
+    )
+)
 def test_a_value_is_read_back_from_its_text_unless_it_is_a_string_that_looks_like_another_type(given_value):
     text = text_of(given_value)
     if text is None:

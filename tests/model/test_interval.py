@@ -1,6 +1,7 @@
 """Windows lie on the calendar of their zone, without gap and without overlap."""
 
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,15 @@ from headwater.clock import DAY, HOUR, MINUTE, from_datetime, rfc3339, to_dateti
 from headwater.errors import Refused
 from headwater.model.interval import Interval, choose_granularity, window_edges, window_start, zone_of
 
-ZONES = ["UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata", "Asia/Kathmandu", "Australia/Lord_Howe", "Africa/Cairo"]
+ZONES = [
+    "UTC",
+    "Europe/Berlin",
+    "America/New_York",
+    "Asia/Kolkata",
+    "Asia/Kathmandu",
+    "Australia/Lord_Howe",
+    "Africa/Cairo",
+]
 
 
 def us(*parts: int) -> int:
@@ -27,7 +36,7 @@ def test_windows_of_a_range_touch_each_other_and_hold_their_first_moment(at, zon
     edges = window_edges(Interval(at, at + 3 * DAY if granularity != "minute" else at + HOUR), granularity, zone)
     assert edges == sorted(set(edges))
     assert edges[0] <= at < edges[1]
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         assert window_start(start, granularity, zone) == start
         assert window_start(end - 1, granularity, zone) == start
 

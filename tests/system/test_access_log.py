@@ -1,4 +1,4 @@
-"""The facts of the real access log, counted with awk, come out of every kind of question; loading twice changes none."""
+"""The facts of the real access log, counted with awk, come out of every question; loading twice changes none."""
 
 import subprocess
 from importlib.resources import files
