@@ -213,7 +213,7 @@ def _object(name: str, schema: dict[str, Any]) -> Iterator[str]:
 def _reasons(problem: dict[str, Any]) -> Iterator[str]:
     """The closed list of reasons with the status of each."""
     yield "### Reasons of a problem"
-    yield "An error is `application/problem+json` (RFC 9457) with one of these reasons; 429 and 503 carry `Retry-After`."
+    yield "An error is `application/problem+json` (RFC 9457) with one of these; 429 and 503 carry `Retry-After`."
     yield _table(("reason", "status"), [(f"`{r}`", REASONS[r]) for r in problem["properties"]["reason"]["enum"]])
 
 
