@@ -144,7 +144,7 @@ class LookUps:
         paths = self._services.local_paths([file.path for file in files])
         with self._services.analyst.connection() as connection:
             table = connection.execute(statement, [paths, *values]).to_arrow_table()
-        return _lake_rows(table.cast(SCHEMA), None)
+        return _lake_rows(pa.table(table).cast(SCHEMA), None)
 
 
 def _holds(file: LakeFile, found: Found) -> bool:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -28,6 +32,9 @@ def create_app(services: Services) -> Litestar:
     """The application over opened stores. Closing the stores is the caller's."""
     desk = open_desk(services)
 
+    async def start() -> None:
+        desk.sql.warm()
+
     async def stop() -> None:
         desk.sql.close()
 
@@ -40,6 +47,7 @@ def create_app(services: Services) -> Litestar:
             HeadwaterError: _unavailable,
             Exception: _unexpected,
         },
+        on_startup=[start],
         on_shutdown=[stop],
         openapi_config=None,
         request_max_body_size=1 << 20,
@@ -97,13 +105,26 @@ def _unexpected(_: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     return problem(500, "unavailable", "the answer failed by a fault of the system; its log says more")
 
 
+class _Server(uvicorn.Server):
+    """Stops by SIGTERM and SIGINT as far as they are not ignored, and returns then: whoever runs it closes the stores
+    and ends with code 0."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        taken = [s for s in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(s) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, self.handle_exit) for number in taken}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
 def serve(services: Services, path: Path) -> None:
-    """Serves on the Unix socket `path` until SIGTERM."""
-    path.unlink(missing_ok=True)
-    app = create_app(services)
+    """Serves on the Unix socket `path`, which only this user may open, until SIGTERM."""
+    listening = _listen(path)
     config = uvicorn.Config(
-        app,
-        uds=str(path),
+        create_app(services),
         loop="uvloop",
         http="httptools",
         access_log=False,
@@ -115,5 +136,20 @@ def serve(services: Services, path: Path) -> None:
         timeout_graceful_shutdown=10,
         ws="none",
     )
-    os.umask(0o077)
-    uvicorn.Server(config).run()
+    try:
+        _Server(config).run(sockets=[listening])
+    finally:
+        listening.close()
+        path.unlink(missing_ok=True)
+
+
+def _listen(path: Path) -> socket.socket:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        listening.bind(str(path))
+    finally:
+        os.umask(before)
+    return listening
