@@ -106,18 +106,21 @@ class _Zlib:
 
 
 class _Zstd:
+    """One zstd frame or several."""
+
     def __init__(self) -> None:
-        self._inflate = zstandard.ZstdDecompressor(max_window_size=1 << 25).decompressobj(write_size=CHUNK)
+        self._unpacker = zstandard.ZstdDecompressor(max_window_size=1 << 25)
+        self._inflate = self._unpacker.decompressobj()
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         # input in small pieces bounds what one piece can unpack to
         for start in range(0, len(data), 1024):
-            yield self._inflate.decompress(data[start : start + 1024])
-            if self._inflate.eof:
-                self._after = self._inflate.unused_data + data[start + 1024 :]
-                return
-
-    _after = b""
+            piece = data[start : start + 1024]
+            while piece:
+                if self._inflate.eof:
+                    self._inflate = self._unpacker.decompressobj()
+                yield self._inflate.decompress(piece)
+                piece = self._inflate.unused_data if self._inflate.eof else b""
 
     def finished(self) -> bool:
-        return bool(self._inflate.eof) and not self._after
+        return bool(self._inflate.eof)

@@ -8,8 +8,11 @@ out. A group whose append fails releases its waiters with the failure; nothing o
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from headwater.errors import HeadwaterError, Refused, StoreFull
 from headwater.eventlog.port import EventLogWriter
@@ -21,7 +24,10 @@ from headwater.telemetry import metrics
 WAIT_SECONDS = 0.005
 GROUP_BYTES = 2 << 20
 GROUP_EVENTS = 5_000
-WAITING_BYTES = 64 << 20
+HELD_BYTES = 64 << 20
+# After a full log, room is made at most this often.
+FULL_SECONDS = 1.0
+T = TypeVar("T")
 
 
 @dataclass
@@ -33,8 +39,30 @@ class _Group:
     bytes: int = 0
 
 
+class Room:
+    """Bytes of one request that are held in memory, from its first to its answer."""
+
+    def __init__(self, commit: GroupCommit) -> None:
+        self._commit = commit
+        self._bytes = 0
+
+    def take(self, size: int) -> None:
+        """Holds `size` bytes more. Raises `Refused(overloaded)` when all requests together hold too many."""
+        if self._commit.held + size > HELD_BYTES:
+            raise Refused("overloaded", 503, "more is arriving than can be made durable; try again", retry_after=1)
+        self._commit.held += size
+        self._bytes += size
+
+    def leave(self) -> None:
+        self._commit.held -= self._bytes
+        self._bytes = 0
+
+
 class GroupCommit:
-    """Gathers what requests want appended and appends it group by group, in one thread, in order."""
+    """Gathers what requests want appended and appends it group by group, in one thread, in order.
+
+    `position` is the log's next one; `held` counts the bytes of all requests that were not answered yet.
+    """
 
     def __init__(self, log: EventLogWriter, last_received_at: int) -> None:
         self._log = log
@@ -42,19 +70,25 @@ class GroupCommit:
         self._thread = ThreadPoolExecutor(1, "append")
         self._group: _Group | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._appending: asyncio.Future[None] | None = None
-        self._waiting = 0
+        self._appending: asyncio.Future[int] | None = None
+        self._full = asyncio.Event()
         self._last_received_at = last_received_at
+        self.held = 0
+        self.position = log.append(None)
 
     def received_at(self, now_us: int) -> int:
-        """The receipt of a request that arrives now; never before one given out already."""
+        """The receipt of a request that is parsed now; never before one given out already."""
         self._last_received_at = max(self._last_received_at, now_us)
         return self._last_received_at
 
-    def check_room(self, size: int) -> None:
-        """Raises `Refused(overloaded)` when too many bytes wait already; asked before a body is unpacked."""
-        if self._waiting + size > WAITING_BYTES:
-            raise Refused("overloaded", 503, "more is arriving than can be made durable; try again", retry_after=1)
+    @contextmanager
+    def room(self) -> Iterator[Room]:
+        """What one request holds; given back when it is answered, however it ends."""
+        room = Room(self)
+        try:
+            yield room
+        finally:
+            room.leave()
 
     async def append(self, parsed: Parsed | None, rejections: list[Rejection], size: int) -> None:
         """Returns when everything given is durable. Raises `Refused(unavailable)` when it could not be kept."""
@@ -68,7 +102,6 @@ class GroupCommit:
             group.events += parsed.accepted
         group.rejections += rejections
         group.bytes += size
-        self._waiting += size
         if self._appending is None and (group.bytes >= GROUP_BYTES or group.events >= GROUP_EVENTS):
             self._close()
         try:
@@ -77,6 +110,20 @@ class GroupCommit:
             raise Refused("unavailable", 503, str(error), retry_after=5) from error
         except HeadwaterError as error:
             raise Refused("unavailable", 503, f"the event could not be made durable: {error}", retry_after=5) from error
+
+    async def in_turn(self, call: Callable[[], T]) -> T:
+        """Runs `call` in the appending thread, so that it never overlaps an append."""
+        return await self._loop.run_in_executor(self._thread, call)
+
+    async def full_or_after(self, seconds: float) -> None:
+        """Returns after `seconds`, or soon after an append that found the log full."""
+        await asyncio.sleep(FULL_SECONDS)
+        try:
+            async with asyncio.timeout(seconds - FULL_SECONDS):
+                await self._full.wait()
+        except TimeoutError:
+            return
+        self._full.clear()
 
     def _close(self) -> None:
         """Hands the gathering group to the appending thread; the next one gathers meanwhile."""
@@ -89,18 +136,20 @@ class GroupCommit:
         self._appending = self._loop.run_in_executor(self._thread, self._append, group)
         self._appending.add_done_callback(lambda ended: self._ended(group, ended))
 
-    def _append(self, group: _Group) -> None:
+    def _append(self, group: _Group) -> int:
         batch = to_batch(group.parsed) if group.parsed else None
-        self._log.append(batch, group.rejections)
+        return self._log.append(batch, group.rejections)
 
-    def _ended(self, group: _Group, ended: asyncio.Future[None]) -> None:
+    def _ended(self, group: _Group, ended: asyncio.Future[int]) -> None:
         self._appending = None
-        self._waiting -= group.bytes
         error = ended.exception()
         if error is None:
+            self.position = ended.result() + group.events
             metrics.COMMITTED.inc(group.events)
             group.done.set_result(None)
         else:
+            if isinstance(error, StoreFull):
+                self._full.set()
             if not isinstance(error, HeadwaterError):
                 error = HeadwaterError(f"{type(error).__name__}: {error}")
             group.done.set_exception(error)

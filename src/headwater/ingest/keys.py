@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from headwater.catalog.port import ControlReader, Key
-from headwater.errors import HeadwaterError, Refused
+from headwater.errors import Refused
 
 FRESH_SECONDS = 0.05
 UNKNOWN_KEPT = 10_000
+_log = structlog.get_logger("ingest")
 SENDERS = ("write", "import", "admin")
 
 
@@ -49,46 +50,59 @@ class KeyCache:
         return key
 
     def _key(self, secret: bytes) -> Key | None:
-        now = self._monotonic()
+        digest = hashlib.sha256(secret).digest()
         try:
-            if now - self._checked > FRESH_SECONDS:
-                revision = self._control.revision()
-                if revision != self._revision:
-                    self._known.clear()
-                    self._revision = revision
-                self._checked = now
-            if secret in self._known:
-                return self._known[secret]
-            digest = hashlib.sha256(secret).digest()
+            self._refresh()
+            if digest in self._known:
+                return self._known[digest]
             key = self._control.key_by_hash(digest)
-        except HeadwaterError as error:
-            seen = self._seen.get(hashlib.sha256(secret).hexdigest())
+        except Exception as error:
+            # whatever keeps the catalog from answering must not keep known senders from sending
+            seen = self._seen.get(digest.hex())
             if seen is None:
                 raise Refused("unavailable", 503, f"keys cannot be checked now: {error}", retry_after=2) from error
             return seen
         if len(self._known) >= UNKNOWN_KEPT:
             self._known.clear()
-        self._known[secret] = key
+        self._known[digest] = key
         self._remember(digest.hex(), key)
         return key
 
-    def _remember(self, digest: str, key: Key | None) -> None:
-        valid = key is not None and key.revoked_at is None
-        if valid and key is not None and self._seen.get(digest) != key:
-            self._seen[digest] = key
-        elif not valid and digest in self._seen:
-            del self._seen[digest]
-        else:
+    def _refresh(self) -> None:
+        """Asks for the catalog's revision, at most every 50 ms; a new one means that every key is looked up again."""
+        now = self._monotonic()
+        if now - self._checked <= FRESH_SECONDS:
             return
+        revision = self._control.revision()
+        if revision != self._revision:
+            self._known.clear()
+            for digest in list(self._seen):
+                self._remember(digest, self._control.key_by_hash(bytes.fromhex(digest)))
+            self._revision = revision
+        self._checked = now
+
+    def _remember(self, digest: str, key: Key | None) -> None:
+        """Keeps the mirror true: valid keys that were seen, and no others."""
+        if key is None or key.revoked_at is not None:
+            if self._seen.pop(digest, None) is None:
+                return
+        elif self._seen.get(digest) == key:
+            return
+        else:
+            self._seen[digest] = key
         temporary = self._mirror.with_suffix(".new")
-        temporary.write_bytes(msgspec.json.encode(self._seen))
-        temporary.chmod(0o600)
-        temporary.replace(self._mirror)
+        try:
+            temporary.touch(0o600)
+            temporary.write_bytes(msgspec.json.encode(self._seen))
+            temporary.replace(self._mirror)
+        except OSError as error:
+            # the mirror only helps a restart while the catalog is away; sending goes on without it
+            _log.warning("keys could not be mirrored", error=str(error))
 
     def _read_mirror(self) -> dict[str, Key]:
         try:
             return msgspec.json.decode(self._mirror.read_bytes(), type=dict[str, Key])
-        except (OSError, msgspec.DecodeError, json.JSONDecodeError):
+        except (OSError, msgspec.DecodeError):
             return {}
 
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import os
+import signal
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
 import uvicorn
 
 from headwater.catalog.port import ControlReader
 from headwater.clock import Clock, rfc3339
-from headwater.errors import HeadwaterError
 from headwater.eventlog.port import EventLogWriter
 from headwater.ingest.app import Ingest
 from headwater.ingest.commit import GroupCommit
@@ -24,11 +27,13 @@ from headwater.ingest.protocol import Protocol
 from headwater.ingest.relay import Relay
 
 TRIM_SECONDS = 60.0
+_log = structlog.get_logger("ingest")
 
 
 @dataclass(frozen=True)
 class IngestServices:
-    """Everything outside that ingest touches. `read_up_to` tells below which position every reader is done."""
+    """Everything outside that ingest touches. `read_up_to` tells below which position every reader is done;
+    `last_received_at` is that of the log, 0 for an empty one; `randomness(n)` gives n random bytes."""
 
     log: EventLogWriter
     control: ControlReader
@@ -37,6 +42,16 @@ class IngestServices:
     read_up_to: Callable[[], int]
     last_received_at: int = 0
     retention_days: int | None = None
+    randomness: Callable[[int], bytes] = os.urandom
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to `serve`: uvicorn raises a caught one again when it is done, which would end the process
+    before the log is closed."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
 
 
 def serve(services: IngestServices, listening: socket.socket) -> None:
@@ -47,7 +62,7 @@ def serve(services: IngestServices, listening: socket.socket) -> None:
         loop="uvloop",
         lifespan="off",
         access_log=False,
-        log_level="warning",
+        log_level="error",
         log_config=None,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=10,
@@ -71,32 +86,45 @@ async def _serve(services: IngestServices, config: uvicorn.Config, listening: so
     commit = GroupCommit(services.log, services.last_received_at)
     keys = KeyCache(services.control, services.run_folder / "known-keys.json")
     relay = Relay(services.run_folder / "query.sock")
-    config.app = Ingest(keys, commit, relay, services.clock, services.retention_days)
+    config.app = Ingest(keys, commit, relay, services.clock, services.retention_days, services.randomness)
     # start-up objects live as long as the process: the collector need not look at them again
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 50, 50)
-    tasks = [asyncio.create_task(_trim(services)), asyncio.create_task(_heartbeat(services))]
-    await uvicorn.Server(config).serve(sockets=[listening])
-    for task in tasks:
-        task.cancel()
-    await commit.drain()
+    server = _Server(config)
+
+    def stop() -> None:
+        server.should_exit = True
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop)
+    tasks = [asyncio.create_task(_trim(services, commit)), asyncio.create_task(_heartbeat(services, commit))]
+    try:
+        await server.serve(sockets=[listening])
+    finally:
+        for task in tasks:
+            task.cancel()
+        await commit.drain()
 
 
-async def _trim(services: IngestServices) -> None:
+async def _trim(services: IngestServices, commit: GroupCommit) -> None:
+    """Every minute, and soon after the log was full, drops what everybody has read."""
     while True:
-        await asyncio.sleep(TRIM_SECONDS)
+        await commit.full_or_after(TRIM_SECONDS)
         try:
-            services.log.trim(services.read_up_to(), services.clock.now_us())
-        except HeadwaterError:
-            continue  # the manifest or the disk is not there now: what was not read stays, and it is tried again
+            await commit.in_turn(lambda: services.log.trim(services.read_up_to(), services.clock.now_us()))
+        except Exception as error:
+            # the manifest or the disk is not there now: what was not read stays, and it is tried again
+            _log.warning("trim put off", error=str(error))
 
 
-async def _heartbeat(services: IngestServices) -> None:
+async def _heartbeat(services: IngestServices, commit: GroupCommit) -> None:
     path = services.run_folder / "ingest.json"
+    temporary = path.with_suffix(".new")
     while True:
-        beat = {"pid": os.getpid(), "at": rfc3339(services.clock.now_us())}
-        temporary = path.with_suffix(".new")
-        temporary.write_text(json.dumps(beat))
-        temporary.replace(path)
+        beat = {"pid": os.getpid(), "at": rfc3339(services.clock.now_us()), "position": commit.position}
+        with contextlib.suppress(OSError):  # a full disk: the beat is late, and that is what it shows
+            temporary.write_text(json.dumps(beat))
+            temporary.replace(path)
         await asyncio.sleep(1)

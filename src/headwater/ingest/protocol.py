@@ -15,6 +15,7 @@ HEADER_SECONDS = 5.0
 BODY_SECONDS = 30.0
 BODY_BYTES_PER_SECOND = 16 << 10
 HEADER_BYTES = 64 << 10
+LARGE_HEADERS = "the headers are larger than 64 KiB"
 
 
 class Protocol(HttpToolsProtocol):
@@ -22,6 +23,7 @@ class Protocol(HttpToolsProtocol):
 
     _deadline: asyncio.TimerHandle | None = None
     _head_bytes = 0
+    _raw_bytes = 0
     _body_bytes = 0
     _in_body = False
     _arrived = False
@@ -38,6 +40,11 @@ class Protocol(HttpToolsProtocol):
         if not self._in_body:
             self._arrived = True
         super().data_received(data)
+        if self._arrived and not self._in_body:
+            # one header without an end would otherwise be gathered without a limit
+            self._raw_bytes += len(data)
+            if self._raw_bytes > HEADER_BYTES:
+                self._refuse(LARGE_HEADERS)
 
     def on_message_begin(self) -> None:
         self._head_bytes = 0
@@ -51,9 +58,10 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         if self._head_bytes > HEADER_BYTES:
-            self._refuse("the headers are larger than 64 KiB")
+            self._refuse(LARGE_HEADERS)
             return
         self._in_body = True
+        self._raw_bytes = 0
         self._arm(BODY_SECONDS)
         super().on_headers_complete()
 
@@ -69,6 +77,9 @@ class Protocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         self._refuse("the request is not HTTP/1.1 that can be parsed")
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """An upgrade is not taken and the request answered as any other: nothing to log."""
+
     def _arm(self, seconds: float) -> None:
         self._disarm()
         self._deadline = self.loop.call_later(seconds, self._late, seconds)
@@ -80,7 +91,8 @@ class Protocol(HttpToolsProtocol):
 
     def _late(self, seconds: float) -> None:
         self._deadline = None
-        if self._in_body and self._body_bytes >= seconds * BODY_BYTES_PER_SECOND:
+        enough = self._body_bytes >= seconds * BODY_BYTES_PER_SECOND
+        if self._in_body and (enough or self.flow.read_paused):  # paused: it is us who do not read
             self._body_bytes = 0
             self._arm(seconds)
         elif self._in_body or self._arrived:
@@ -92,6 +104,9 @@ class Protocol(HttpToolsProtocol):
         """Answers 400 and closes; for requests that no application will see or finish."""
         self._disarm()
         if self.transport.is_closing():
+            return
+        if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
+            self.transport.close()  # an answer is on its way; another one would end up in the middle of it
             return
         refused = Refused("bad_request", 400, detail)
         body = problem.body(refused)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +14,35 @@ from headwater.errors import Refused
 HOP_BY_HOP = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade")
 )
+# Fields that only the relay itself may say.
+OURS = frozenset((b"expect", b"x-forwarded-for"))
+Header = tuple[bytes, bytes]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class BrokenOff(Exception):
+    """`query` ended in the middle of an answer; the client's connection is cut so that it cannot look whole."""
+
+
+def end_to_end(headers: Iterable[Header]) -> list[Header]:
+    """The fields that are meant for the other end: not hop by hop, nor named by `Connection`. Names in lower case."""
+    fields = [(name.lower(), value) for name, value in headers]
+    named = {part.strip().lower() for name, value in fields if name == b"connection" for part in value.split(b",")}
+    return [(name, value) for name, value in fields if name not in HOP_BY_HOP and name not in named]
 
 
 class _Answer:
     """What `query` says, as httptools reads it."""
 
     def __init__(self) -> None:
-        self.headers: list[tuple[bytes, bytes]] = []
+        self.headers: list[Header] = []
         self.started = False
         self.complete = False
         self.parts: list[bytes] = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if name.lower() not in HOP_BY_HOP:
-            self.headers.append((name.lower(), value))
+        self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         self.started = True
@@ -40,6 +53,10 @@ class _Answer:
     def on_message_complete(self) -> None:
         self.complete = True
 
+    def ends_with_connection(self) -> bool:
+        """Whether nothing but the end of the connection says where the body ends."""
+        return not any(name in (b"content-length", b"transfer-encoding") for name, _ in self.headers)
+
 
 class Relay:
     """One connection a request: the Unix socket is local, and a restarted `query` leaves no stale connections."""
@@ -48,6 +65,7 @@ class Relay:
         self._socket = str(socket)
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        """Raises `Refused(unavailable)` while nothing was answered yet, `BrokenOff` later."""
         try:
             reader, writer = await asyncio.open_unix_connection(self._socket)
         except OSError as error:
@@ -56,7 +74,7 @@ class Relay:
             ) from error
         uploading = None
         try:
-            chunked = self._write_head(scope, writer)
+            chunked = _write_head(scope, writer)
             uploading = asyncio.create_task(_upload(receive, writer, chunked))
             await _download(reader, send, scope["method"])
         finally:
@@ -65,26 +83,21 @@ class Relay:
                 await asyncio.gather(uploading, return_exceptions=True)
             writer.close()
 
-    def _write_head(self, scope: dict[str, Any], writer: asyncio.StreamWriter) -> bool:
-        target = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
-        lines = [scope["method"].encode() + b" " + target + b" HTTP/1.1"]
-        length = False
-        chunked = False
-        for name, value in scope["headers"]:
-            if name == b"transfer-encoding":
-                chunked = True
-            if name in HOP_BY_HOP or name == b"expect":
-                continue
-            length = length or name == b"content-length"
-            lines.append(name + b": " + value)
-        chunked = chunked and not length
-        client = scope.get("client")
-        lines.append(b"x-forwarded-for: " + (client[0] if client else "local").encode())
-        lines.append(b"connection: close")
-        if chunked:
-            lines.append(b"transfer-encoding: chunked")
-        writer.write(b"\r\n".join(lines) + b"\r\n\r\n")
-        return chunked
+
+def _write_head(scope: dict[str, Any], writer: asyncio.StreamWriter) -> bool:
+    """Sends the request line and fields; returns whether the body goes in chunks."""
+    target = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
+    names = {name for name, _ in scope["headers"]}
+    chunked = b"transfer-encoding" in names and b"content-length" not in names
+    lines = [scope["method"].encode() + b" " + target + b" HTTP/1.1"]
+    lines += [name + b": " + value for name, value in end_to_end(scope["headers"]) if name not in OURS]
+    client = scope.get("client")
+    lines.append(b"x-forwarded-for: " + (client[0] if client else "local").encode())
+    lines.append(b"connection: close")
+    if chunked:
+        lines.append(b"transfer-encoding: chunked")
+    writer.write(b"\r\n".join(lines) + b"\r\n\r\n")
+    return chunked
 
 
 async def _upload(receive: Receive, writer: asyncio.StreamWriter, chunked: bool) -> None:
@@ -111,19 +124,24 @@ async def _download(reader: asyncio.StreamReader, send: Send, method: str) -> No
     parser = httptools.HttpResponseParser(answer)
     sent = False
     while True:
-        data = await reader.read(1 << 16)
-        if data:
-            parser.feed_data(data)
+        try:
+            data = await reader.read(1 << 16)
+            if data:
+                parser.feed_data(data)
+        except (OSError, httptools.HttpParserError):
+            data = b""
         if answer.started and not sent:
-            await send({"type": "http.response.start", "status": parser.get_status_code(), "headers": answer.headers})
+            status = parser.get_status_code()
+            await send({"type": "http.response.start", "status": status, "headers": end_to_end(answer.headers)})
             sent = True
+        whole = answer.complete or (sent and (method == "HEAD" or (not data and answer.ends_with_connection())))
+        if not data and not whole:
+            if sent:
+                raise BrokenOff("the query process ended while it answered")
+            raise Refused("unavailable", 503, "the query process ended before it answered; try again", retry_after=1)
         body = b"".join(answer.parts)
         answer.parts.clear()
-        ended = answer.complete or not data or (sent and method == "HEAD")
-        if not sent:
-            if ended:
-                raise Refused("unavailable", 503, "the query process ended while it answered; try again", retry_after=1)
-            continue
-        await send({"type": "http.response.body", "body": body, "more_body": not ended})
-        if ended:
+        if sent and (body or whole):
+            await send({"type": "http.response.body", "body": body, "more_body": not whole})
+        if whole:
             return

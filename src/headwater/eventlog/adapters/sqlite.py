@@ -196,6 +196,7 @@ class SqliteLogWriter:
 
     def __init__(self, folder: Path, cap_bytes: int, keep_seconds: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        _sync_folder(folder.parent)
         self._cap, self._keep = cap_bytes, keep_seconds * SECOND
         self._lock_file = _take_lock(folder / "writer.lock")
         self._read_up_to = 0
@@ -272,12 +273,12 @@ class SqliteLogWriter:
 
     def _droppable(self, now_us: int) -> list[tuple[int, int]]:
         """(first, bytes) of the oldest records that were read and are too old or too many."""
-        rows = self._connection.execute(
+        rows: list[Any] = self._connection.execute(
             "SELECT first, bytes, last_received_at FROM records WHERE next <= ? ORDER BY first LIMIT ?",
             (self._read_up_to, _TRIM_ROWS),
-        )
+        ).fetchall()
         held, gone = self._bytes, []
-        for first, size, last_received_at in rows.fetchall():
+        for first, size, last_received_at in rows:
             if last_received_at >= now_us - self._keep and held <= self._cap:
                 break
             held -= size
@@ -368,13 +369,22 @@ def _take_lock(path: Path) -> int:
     return handle
 
 
+def _sync_folder(folder: Path) -> None:
+    """Makes the names in `folder` durable; SQLite does so for its own files when it first syncs the WAL."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def _create(path: Path) -> apsw.Connection:
     """The writing connection; makes the file and its tables where they are missing."""
     try:
         connection = apsw.Connection(str(path))
         connection.set_busy_timeout(30_000)
         connection.execute("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=0")
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        version = _one(connection, "PRAGMA user_version")
         if version == 0:
             connection.execute(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={FORMAT}; COMMIT")
         elif version != FORMAT:
@@ -394,7 +404,7 @@ def _open_existing(path: Path) -> apsw.Connection | None:
     try:
         connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
         connection.set_busy_timeout(5_000)
-        if connection.execute("PRAGMA user_version").fetchone()[0] != FORMAT:
+        if _one(connection, "PRAGMA user_version") != FORMAT:
             connection.close()  # being made at this moment
             return None
     except apsw.CantOpenError:
@@ -405,13 +415,19 @@ def _open_existing(path: Path) -> apsw.Connection | None:
 
 
 def _meta(connection: apsw.Connection, name: str) -> int | None:
-    value: int | None = connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()[0]
+    return _one(connection, "SELECT value FROM meta WHERE name = ?", name)
+
+
+def _one(connection: apsw.Connection, sql: str, *values: Any) -> int | None:
+    """The number in the one row and column that `sql` gives."""
+    row: Any = connection.execute(sql, values).fetchone()
+    value: int | None = row[0]
     return value
 
 
 def _bounds(connection: apsw.Connection) -> tuple[int, int]:
     end = int(_meta(connection, "next") or 0)
-    begin = connection.execute("SELECT min(first) FROM records").fetchone()[0]
+    begin = _one(connection, "SELECT min(first) FROM records")
     return (end if begin is None else begin), end
 
 
