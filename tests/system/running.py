@@ -188,5 +188,5 @@ def count_of(system: System, metric: str = "events", **parameters: Any) -> Any:
         granularity="total",
         **parameters,
     )
-    assert answer.status_code == 200, answer.text
+    answer.raise_for_status()
     return answer.json()["data"][0]["value"]
