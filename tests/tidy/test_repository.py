@@ -16,9 +16,9 @@ SETTINGS = sorted((ROOT / "config").glob("*.toml"))
 FILE_LINES = 600
 FUNCTION_LINES = 70
 VAGUE = re.compile("Manager|Helper|Util|Common|Base")
-UNFINISHED = re.compile(r"\b(?:TO" r"DO|FIX" r"ME|XX" r"X)\b")
-NOQA = "# noqa"
-IGNORED = "# type: ignore"
+UNFINISHED = re.compile(r"\b(?:T[O]DO|FIX[M]E|XX[X])\b")
+NOQA = "# [n]oqa"
+IGNORED = "# type: [i]gnore"
 MACHINE = re.compile(r"(?<![\w./{}-])/(?:work|tmp|root|home/\w+)/[\w.-]")
 
 

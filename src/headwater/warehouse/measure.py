@@ -361,7 +361,9 @@ def _state(row: tuple[Any, ...], columns: dict[str, int]) -> State:
 
 def _offer_number_function(con: duckdb.DuckDBPyConnection) -> None:
     with contextlib.suppress(duckdb.Error):  # an earlier use of this connection has made it
-        con.create_function(NUMBER_FUNCTION, _number, ["VARCHAR"], "DECIMAL(38,9)", null_handling="special")  # type: ignore
+        con.create_function(  # type: ignore[call-overload]
+            NUMBER_FUNCTION, _number, ["VARCHAR"], "DECIMAL(38,9)", null_handling="special"
+        )
 
 
 def _number(text: str | None) -> Any:
