@@ -75,13 +75,10 @@ class Archive:
 
     def _write(self, project: str, hour: int, rows: _Rows, now_us: int) -> LakeFile:
         promoted = self.manifest.promoted(project)
-        table = to_lake(rows.events, rows.positions, promoted)
-        order = sort_order(rows.events.column("event_type"), rows.times)
-        key = layout.events_key(
-            self.roots(project), hour, int(rows.positions[0]), layout.token(now_us, self.random_bytes(5))
-        )
+        first = int(rows.positions.min())
+        key = layout.events_key(self.roots(project), hour, first, layout.token(now_us, self.random_bytes(5)))
         data, facts = write(
-            table.take(pa.array(order)),
+            to_lake(rows.events, rows.positions, promoted),
             key=key,
             project_id=project,
             hour=hour,
@@ -100,11 +97,10 @@ def columns_of(promoted: Mapping[tuple[str, str], str]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class _Rows:
-    """The rows of one file, by log position; `times` are their timestamps in microseconds."""
+    """The rows of one file, in the order of the file."""
 
     events: pa.RecordBatch
     positions: npt.NDArray[np.int64]
-    times: npt.NDArray[np.int64]
 
 
 def _groups(segment: Segment) -> Iterator[tuple[str, int, _Rows]]:
@@ -119,12 +115,11 @@ def _groups(segment: Segment) -> Iterator[tuple[str, int, _Rows]]:
     names = projects.dictionary.to_pylist()
     hours = times // HOUR
     codes = projects.indices.to_numpy()
-    order = np.lexsort((positions, hours, codes))
+    order = sort_order(events.column("event_type"), times, codes, hours)
     edges = np.flatnonzero((np.diff(codes[order]) != 0) | (np.diff(hours[order]) != 0)) + 1
     for rows in np.split(order, edges):
         at = int(rows[0])
-        part = _Rows(events.take(pa.array(rows)), positions[rows], times[rows])
-        yield names[codes[at]], int(hours[at]) * HOUR, part
+        yield names[codes[at]], int(hours[at]) * HOUR, _Rows(events.take(pa.array(rows)), positions[rows])
 
 
 def _skipped(batches: Sequence[DecidedBatch]) -> list[Skipped]:
@@ -148,7 +143,9 @@ def _conflicts(batches: Sequence[DecidedBatch]) -> Iterator[Rejection]:
     """Events that carry the id of another one and are not a copy of it."""
     for decided in batches:
         for row in np.flatnonzero(decided.verdict == CONFLICT).tolist():
-            event = event_from_log_row(decided.events, row)
+            shown = event_from_log_row(decided.events, row)
+            # what a client could have sent, so that it can be sent again
+            event = {k: v for k, v in shown.items() if v is not None and k not in ("receivedAt", "schemaVersion")}
             received = decided.events.column("received_at")[row].cast(pa.int64()).as_py()
             yield Rejection(
                 project_id=decided.events.column("project_id")[row].as_py(),
@@ -156,6 +153,6 @@ def _conflicts(batches: Sequence[DecidedBatch]) -> Iterator[Rejection]:
                 stage="archive",
                 reason="conflict",
                 detail=f"another event with this eventId was accepted first, at log position {decided.originals[row]}",
-                body=msgspec.json.encode({name: value for name, value in event.items() if name != "receivedAt"}),
+                body=msgspec.json.encode(event),
                 event_id=event["eventId"],
             )

@@ -15,7 +15,7 @@ from headwater.lake import layout
 from headwater.lake.objectstore.port import ObjectStore
 from headwater.model.rejection import KeptRejection
 
-PAGE = 1_000
+PAGE = 200  # bodies have up to 1 MiB each
 SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -31,38 +31,54 @@ SCHEMA = pa.schema(
 
 
 def archive_rejections(log: EventLogReader, manifest: Manifest, objects: ObjectStore, roots: Mapping[str, str]) -> int:
-    """Copies what came since the last call; returns how many. Idempotent: a repeated copy has the same name.
+    """Copies what came since the last call; returns how many. Every rejection is copied into exactly one file.
 
-    Order: (1) the file, durable; (2) the marker of how far it went. A stop in between writes the same file again.
+    Order: (1) the marker `after:last` says which are about to be copied; (2) their file, durable; (3) the marker
+    `last`. A stop in between copies the same ones again, under the same name, whatever else has come since.
     """
     total = 0
     for project, root in roots.items():
-        marker = f"rejected.{project}"
         with manifest.view() as view:
-            after = int(view.progress(marker) or 0)
-        new = _newer(log, project, after)
-        for at in range(0, len(new), PAGE):
-            page = new[at : at + PAGE]
-            last = _number(page[-1])
-            key = layout.rejected_key(root, page[0].rejection.received_at, after, last)
-            with contextlib.suppress(UsageError):  # it was written before a stop, with the same rows
-                objects.put(key, _parquet(page))
-            manifest.set_progress(marker, str(last))
+            marker = view.progress(f"rejected.{project}") or "0"
+        done, _, intended = marker.partition(":")
+        after = int(done)
+        if intended:
+            total += _copy(log, manifest, objects, (project, root), after, int(intended))
+            after = int(intended)
+        for last in _page_ends(log, project, after):
+            manifest.set_progress(f"rejected.{project}", f"{after}:{last}")
+            total += _copy(log, manifest, objects, (project, root), after, last)
             after = last
-            total += len(page)
     return total
 
 
-def _newer(log: EventLogReader, project: str, after: int) -> list[KeptRejection]:
-    """Rejections numbered above `after`, oldest first."""
-    found: list[KeptRejection] = []
+def _copy(
+    log: EventLogReader, manifest: Manifest, objects: ObjectStore, of: tuple[str, str], after: int, last: int
+) -> int:
+    """Copies the rejections numbered in (after, last] of the project and root `of`."""
+    project, root = of
+    newest_first = log.rejections(project, before=f"i{last + 1}", limit=PAGE)
+    page = [kept for kept in reversed(newest_first) if _number(kept) > after]
+    if page:
+        key = layout.rejected_key(root, page[0].rejection.received_at, after, last)
+        with contextlib.suppress(UsageError):  # it was written before a stop, with the same rows
+            objects.put(key, _parquet(page))
+    manifest.set_progress(f"rejected.{project}", str(last))
+    return len(page)
+
+
+def _page_ends(log: EventLogReader, project: str, after: int) -> list[int]:
+    """The last numbers of pages of at most `PAGE` rejections that hold all numbered above `after`, ascending."""
+    numbers: list[int] = []
     before: str | None = None
     while True:
-        page = log.rejections(project, before=before, limit=PAGE)
-        found += [kept for kept in page if _number(kept) > after]
-        if len(page) < PAGE or _number(page[-1]) <= after:
-            return found[::-1]
-        before = page[-1].id
+        page = [_number(kept) for kept in log.rejections(project, before=before, limit=PAGE)]
+        numbers += [number for number in page if number > after]
+        if len(page) < PAGE or page[-1] <= after:
+            break
+        before = f"i{page[-1]}"
+    numbers.reverse()
+    return [numbers[min(at + PAGE, len(numbers)) - 1] for at in range(0, len(numbers), PAGE)]
 
 
 def _number(kept: KeptRejection) -> int:

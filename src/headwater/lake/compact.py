@@ -16,15 +16,17 @@ from headwater.clock import HOUR
 from headwater.lake import layout
 from headwater.lake.columns import schema_with
 from headwater.lake.current import write_current
-from headwater.lake.file import Compression, read, sort_order, write
+from headwater.lake.file import Compression, checked, write_stream
+from headwater.lake.merge import merged
 from headwater.lake.objectstore.port import ObjectStore
 
-TARGET_BYTES = 128 << 20
-MOST_BYTES = 1 << 30
+TARGET_BYTES = 128 << 20  # a file of this size is never compacted again
+MOST_BYTES = 2 * TARGET_BYTES  # of inputs: the merged file is made in memory
 
 
 def to_merge(files: Sequence[LakeFile]) -> list[LakeFile]:
-    """Which files of one hour to merge: all below the target size, up to 1 GB together; none where that is one."""
+    """Which files of one hour to merge into one: the oldest below the target size, up to twice that together; none
+    where that is one. Repeated, it leaves one file, or files of the target size and at most one smaller."""
     chosen: list[LakeFile] = []
     size = 0
     for file in sorted(files, key=lambda f: f.id):
@@ -46,35 +48,40 @@ def compact_hour(
     random_bytes: Callable[[int], bytes] = os.urandom,
     compression: Compression = "snappy",
 ) -> LakeFile | None:
-    """Merges what there is to merge in the hour; None where there is nothing.
+    """Merges until there is nothing left to merge in the hour; returns the last file made, None where there is none.
 
-    Raises `Fenced` where an input has gone meanwhile.
+    Raises `Fenced` where an input has gone meanwhile, `Corrupt` where one is damaged; then it stays as it is.
     """
-    with manifest.view() as view:
-        inputs = to_merge(view.files(project, hour, hour + HOUR))
-    if not inputs:
-        return None
-    promoted = {what: column for what, column in manifest.promoted(project).items() if _in_all(column, inputs)}
-    schema = schema_with(promoted)
-    tables = [read(objects.get(file.path), file).select(schema.names).cast(schema) for file in inputs]
-    table = pa.concat_tables(tables).combine_chunks()
-    times = table.column("timestamp").cast(pa.int64()).to_numpy()
-    order = sort_order(table.column("event_type").combine_chunks(), times)
-    first = min(file.first_position for file in inputs)
-    key = layout.events_key(roots(project), hour, first, layout.token(now_us, random_bytes(5)))
-    data, facts = write(
-        table.take(pa.array(order)),
-        key=key,
-        project_id=project,
-        hour=hour,
-        epoch=epoch,
-        promoted={f"{kind}:{name}": column for (name, kind), column in promoted.items()},
-        compression=compression,
-    )
-    objects.put(key, data)
-    added = manifest.replace_files(epoch, [file.id for file in inputs], [facts], now_us)
-    write_current(manifest, objects, {project: roots(project)})
-    return added[0]
+    made: LakeFile | None = None
+    while True:
+        with manifest.view() as view:
+            inputs = to_merge(view.files(project, hour, hour + HOUR))
+            promoted = {what: c for what, c in view.promoted(project).items() if _in_all(c, inputs)}
+        if not inputs:
+            break
+        first = min(file.first_position for file in inputs)
+        key = layout.events_key(roots(project), hour, first, layout.token(now_us, random_bytes(5)))
+        schema = schema_with(promoted)
+        data, facts = write_stream(
+            merged([checked(_mapped(objects, file), file) for file in inputs], schema),
+            schema,
+            sum(file.rows for file in inputs),
+            key=key,
+            project_id=project,
+            hour=hour,
+            epoch=epoch,
+            promoted={f"{kind}:{name}": column for (name, kind), column in promoted.items()},
+            compression=compression,
+        )
+        objects.put(key, data)
+        (made,) = manifest.replace_files(epoch, [file.id for file in inputs], [facts], now_us)
+    if made is not None:
+        write_current(manifest, objects, {project: roots(project)})
+    return made
+
+
+def _mapped(objects: ObjectStore, file: LakeFile) -> memoryview:
+    return memoryview(pa.memory_map(str(objects.local_path(file.path))).read_buffer())
 
 
 def _in_all(column: str, files: Sequence[LakeFile]) -> bool:

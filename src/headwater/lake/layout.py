@@ -46,6 +46,11 @@ def chunk_key(root: str, hour: int, revision: int, token: str) -> str:
     return f"{hour_folder(root, 'rollups', hour)}/chunk-{revision}-{token}.parquet"
 
 
+def is_chunk(key: str) -> bool:
+    """Whether `key` is one of `chunk_key`."""
+    return "/rollups/" in key
+
+
 def rejected_key(root: str, received_at: int, after: int, last: int) -> str:
     """Of the rejections with numbers in (after, last]; the same for the same, so that a repeated copy is one file."""
     return f"{root}/rejected/{to_datetime(received_at):year=%Y/month=%m/day=%d}/part-{after}-{last}.parquet"

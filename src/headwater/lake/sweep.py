@@ -6,6 +6,8 @@ files orphans); `incarnation` lies in both.
 
 from __future__ import annotations
 
+import msgspec
+
 from headwater.catalog.port import Manifest
 from headwater.clock import HOUR
 from headwater.errors import HeadwaterError
@@ -13,6 +15,7 @@ from headwater.lake import layout
 from headwater.lake.objectstore.port import ObjectStore
 
 KEPT = 48 * HOUR  # point-in-time recovery, and the longest question
+UNNAMED = "sweep.unnamed"  # the marker that holds when a chunk was first met that nothing names
 
 
 def check_incarnation(manifest: Manifest, objects: ObjectStore) -> None:
@@ -31,7 +34,7 @@ def check_incarnation(manifest: Manifest, objects: ObjectStore) -> None:
 
 
 def sweep(manifest: Manifest, objects: ObjectStore, epoch: int, now_us: int) -> int:
-    """Removes trash and orphans older than 48 h; returns how many files. Idempotent.
+    """Removes what was replaced, or is named by nothing, for 48 h; returns how many files. Idempotent.
 
     Order: (1) the files go, (2) the manifest forgets them; a stop in between repeats the first for nothing.
     """
@@ -41,20 +44,26 @@ def sweep(manifest: Manifest, objects: ObjectStore, epoch: int, now_us: int) -> 
     objects.delete([file.path for file in trash])
     if trash:
         manifest.forget_trash(epoch, [file.id for file in trash])
-    orphans = _orphans(manifest, objects, before, now_us)
+    unnamed = _unnamed(manifest, objects, before, now_us)
+    orphans = [key for key, since in unnamed.items() if since < before]
     objects.delete(orphans)
+    left = {key: since for key, since in unnamed.items() if since >= before}
+    manifest.set_progress(UNNAMED, msgspec.json.encode(left).decode())
     return len(trash) + len(orphans)
 
 
-def _orphans(manifest: Manifest, objects: ObjectStore, before: int, now_us: int) -> list[str]:
-    """Files of events and rollups that neither the live ones nor the trash name, made before `before`."""
-    found = [key for key in objects.keys("") if (made := layout.made_at(key)) is not None and made < before]
+def _unnamed(manifest: Manifest, objects: ObjectStore, before: int, now_us: int) -> dict[str, int]:
+    """Files that nothing names -> since when, as far as known.
+
+    A file of events that neither the live ones nor the trash name was never visible: it counts from when it was made.
+    A chunk may have been visible until it was replaced a moment ago: it counts from the sweep that first met it.
+    """
+    made = {key: at for key in objects.keys("") if (at := layout.made_at(key)) is not None and at < before}
     with manifest.view() as view:
-        named = {file.path for file in view.files()}
-        named |= {
-            chunk.path
-            for project in {f.project_id for f in view.files()}
-            for chunk in view.chunks(project, 0, now_us + HOUR)
-        }
+        files = view.files()
+        named = {file.path for file in files}
+        for project in {file.project_id for file in files}:
+            named |= {chunk.path for chunk in view.chunks(project, 0, now_us + HOUR)}
+        met = msgspec.json.decode(view.progress(UNNAMED) or "{}", type=dict[str, int])
     named |= {file.path for file in manifest.trash(now_us + HOUR)}
-    return [key for key in found if key not in named]
+    return {key: met.get(key, now_us) if layout.is_chunk(key) else at for key, at in made.items() if key not in named}

@@ -1,7 +1,8 @@
 """Objects as files in a local folder.
 
 A put writes a temporary file under `.incoming/`, syncs it, links it to its name (which fails where the name is taken)
-and syncs every folder that got a new name. A crash leaves at most a file in `.incoming/`, which the next start drops.
+and syncs every folder that got a new name. A crash leaves at most a file in `.incoming/`, which the next process that
+writes drops before its first put.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import errno
 import itertools
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +39,8 @@ class LocalObjectStore:
         """Makes `root` where it is missing."""
         self._root = root.absolute()
         self._numbers = itertools.count()
+        self._first_write = threading.Lock()
+        self._wrote = False
         _make_folder(self._root)
 
     def put(self, key: str, data: bytes | memoryview) -> None:
@@ -98,14 +102,6 @@ class LocalObjectStore:
             found += [str((Path(folder) / name).relative_to(self._root)) for name in names]
         return sorted(found)
 
-    def drop_incoming(self) -> int:
-        """Removes what writers that are gone left half written; returns how many files. Only for the one writer, at
-        its start."""
-        left = list((self._root / INCOMING).glob("*"))
-        for path in left:
-            path.unlink(missing_ok=True)
-        return len(left)
-
     def _path(self, key: str) -> Path:
         path = self._root / key
         if ".." in path.parts or not path.is_relative_to(self._root):
@@ -116,7 +112,12 @@ class LocalObjectStore:
     def _written(self, data: bytes | memoryview) -> Iterator[Path]:
         """A synced temporary file with `data`; gone afterwards, whatever happens."""
         folder = self._root / INCOMING
-        folder.mkdir(exist_ok=True)
+        with self._first_write:
+            if not self._wrote:
+                self._wrote = True
+                folder.mkdir(exist_ok=True)
+                for left in folder.iterdir():  # of a process that was stopped; there is one writer
+                    left.unlink()
         temporary = folder / f"{os.getpid()}-{next(self._numbers)}"
         try:
             with temporary.open("wb") as out:
