@@ -9,6 +9,7 @@ from urllib.parse import unquote
 import msgspec
 from litestar import Request, Response, get, post, put
 from litestar.handlers import HTTPRouteHandler
+from litestar.params import FromPath
 
 from headwater.catalog.port import Project
 from headwater.errors import Refused
@@ -60,7 +61,7 @@ def asking_routes(desk: Desk) -> list[HTTPRouteHandler]:
     services = desk.services
     control = services.control
 
-    def metric_named(project: Project, name: str) -> Metric:
+    def metric_named(project: Project, name: FromPath[str]) -> Metric:
         for metric in control.metrics(project.id):
             if metric.name == name:
                 return metric
@@ -72,7 +73,7 @@ def asking_routes(desk: Desk) -> list[HTTPRouteHandler]:
         return json_response({"data": [definition_document(m) for m in control.metrics(asking.project.id)]})
 
     @put("/v1/metrics/{name:str}")
-    async def define_metric(request: Req, name: str) -> Response[bytes]:
+    async def define_metric(request: Req, name: FromPath[str]) -> Response[bytes]:
         asking = caller(request, control, admin=True)
         definition = definition_from(body_of(await request.body(), "a metric definition"))
         check_definition(name, definition)
@@ -83,11 +84,11 @@ def asking_routes(desk: Desk) -> list[HTTPRouteHandler]:
         return json_response(definition_document(metric), 201 if outcome == "new" else 200)
 
     @get("/v1/metrics/{name:str}/definition", sync_to_thread=True)
-    def show_definition(request: Req, name: str) -> Response[bytes]:
+    def show_definition(request: Req, name: FromPath[str]) -> Response[bytes]:
         return json_response(definition_document(metric_named(caller(request, control).project, name)))
 
     @get("/v1/metrics/{name:str}", sync_to_thread=True)
-    def ask_metric(request: Req, name: str) -> Response[bytes]:
+    def ask_metric(request: Req, name: FromPath[str]) -> Response[bytes]:
         began = time.perf_counter()
         metric = metric_named(caller(request, control).project, name)
         question = metric_question(name, parameters_of(request), services.clock.now_us())
@@ -121,7 +122,7 @@ def asking_routes(desk: Desk) -> list[HTTPRouteHandler]:
         return json_response({"data": events, "next": cursor})
 
     @get("/v1/events/{rest:path}", sync_to_thread=True)
-    def show_event(request: Req, rest: str) -> Response[bytes]:
+    def show_event(request: Req, rest: FromPath[str]) -> Response[bytes]:
         """An id may hold any character, so it is taken from the path as it was sent."""
         project = caller(request, control).project
         sent = request.scope["raw_path"].decode("latin-1").removeprefix("/v1/events/")

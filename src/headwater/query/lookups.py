@@ -143,7 +143,7 @@ class LookUps:
         )
         paths = self._services.local_paths([file.path for file in files])
         with self._services.analyst.connection() as connection:
-            table = connection.execute(statement, [paths, *values]).to_arrow_table()
+            table = connection.sql(statement, params=[paths, *values]).to_arrow_table()
         return _lake_rows(pa.table(table).cast(SCHEMA), None)
 
 

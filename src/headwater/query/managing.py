@@ -8,6 +8,7 @@ from typing import Any
 
 from litestar import Request, Response, delete, get, post
 from litestar.handlers import HTTPRouteHandler
+from litestar.params import FromPath
 
 from headwater.catalog.keys import make_secret
 from headwater.catalog.port import Key, Project
@@ -71,7 +72,7 @@ def managing_routes(desk: Desk) -> list[HTTPRouteHandler]:
         return json_response({**_key(key), "secret": secret}, 201)
 
     @delete("/v1/keys/{key_id:str}", status_code=204)
-    async def revoke_key(request: Req, key_id: str) -> None:
+    async def revoke_key(request: Req, key_id: FromPath[str]) -> None:
         import anyio
 
         asking = caller(request, control, admin=True)
@@ -87,7 +88,7 @@ def managing_routes(desk: Desk) -> list[HTTPRouteHandler]:
         return json_response({"data": [_rejected(kept) for kept in page], "next": cursor})
 
     @get("/v1/rejected/{rejection_id:str}", sync_to_thread=True)
-    def show_rejected(request: Req, rejection_id: str) -> Response[bytes]:
+    def show_rejected(request: Req, rejection_id: FromPath[str]) -> Response[bytes]:
         project = caller(request, control).project
         kept = None
         if _REJECTION_ID.fullmatch(rejection_id):

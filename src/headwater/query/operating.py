@@ -8,8 +8,10 @@ from typing import Any
 import msgspec
 from litestar import Request, Response, get, post
 from litestar.handlers import HTTPRouteHandler
+from litestar.params import FromPath
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest, multiprocess
 
+from headwater.catalog.port import JobRequest
 from headwater.clock import rfc3339
 from headwater.errors import Refused
 from headwater.query.access import caller
@@ -18,6 +20,7 @@ from headwater.query.audit import audit
 from headwater.query.desk import Desk
 from headwater.query.openapi import document, page
 from headwater.query.question import only, optional_time
+from headwater.query.reading import Reading
 from headwater.query.reconcile import Moment, Reconciliation, reconcile
 from headwater.query.status import ready, status
 
@@ -29,6 +32,14 @@ def operating_routes(desk: Desk) -> list[HTTPRouteHandler]:
     """The routes over a desk."""
     services = desk.services
     control = services.control
+
+    def progress_of(reading: Reading, job: JobRequest) -> str | None:
+        """How far a backfill is, in the words of `work`; None for anything else."""
+        wanted = job.parameters.get("metric")
+        for metric in control.metrics(job.project_id) if job.project_id and wanted else ():
+            if metric.name == wanted:
+                return reading.manifest.progress(f"backfill:{job.project_id}:{metric.key}")
+        return None
 
     @get("/v1/status", sync_to_thread=True)
     def show_status(request: Req) -> Response[bytes]:
@@ -95,16 +106,16 @@ def operating_routes(desk: Desk) -> list[HTTPRouteHandler]:
         job = control.request_job(kind, project, parameters, services.clock.now_us())
         return json_response({"id": job.id, "kind": job.kind}, 202)
 
-    @get("/v1/jobs/{job_id:int}", sync_to_thread=True)
-    def show_job(request: Req, job_id: int) -> Response[bytes]:
+    @get("/v1/jobs/{job_id:str}", sync_to_thread=True)
+    def show_job(request: Req, job_id: FromPath[str]) -> Response[bytes]:
         asking = caller(request, control, admin=True)
-        known = next((job for job in control.jobs() if job.id == job_id), None)
+        known = next((job for job in control.jobs() if str(job.id) == job_id), None)
         if known is None or (known.project_id != asking.project.id and not asking.operator):
             raise Refused("not_found", 404, f"there is no job {job_id}")
         with desk.readings.open() as reading:
-            state = reading.manifest.jobs_done().get(job_id, "waiting")
-            progress = reading.manifest.progress(f"job.{job_id}")
-        return json_response({"id": job_id, "state": state, "progress": progress})
+            state = reading.manifest.jobs_done().get(known.id, "waiting")
+            progress = progress_of(reading, known)
+        return json_response({"id": known.id, "state": state, "progress": progress})
 
     return [show_status, show_audit, show_reconcile, list_files, request_job, show_job, *_open_routes(desk)]
 
