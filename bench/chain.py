@@ -158,9 +158,8 @@ def measure(data: Path, process: subprocess.Popen[str], state: dict[str, Any], g
 
     (latencies, refused), lags = asyncio.run(both())
     print(f"send -> 202: p50 {percentile(latencies, 0.5) * 1e3:.1f} ms, p99 {percentile(latencies, 0.99) * 1e3:.1f} ms")
-    print(
-        f"202 -> live: p50 {percentile(lags, 0.5) * 1e3:.0f} ms, p99 {percentile(lags, 0.99) * 1e3:.0f} ms ({len(lags)} probes)"
-    )
+    live = [f"{name} {percentile(lags, share) * 1e3:.0f} ms" for name, share in (("p50", 0.5), ("p99", 0.99))]
+    print(f"202 -> live: {', '.join(live)} ({len(lags)} probes)")
     print(f"not acknowledged: {refused} of {len(prepared)} requests")
     time.sleep(75)  # the tail is archived and the log checkpointed
     for name, pid in pids.items():
