@@ -21,10 +21,10 @@ def find_events(paths: Sequence[Path | str], event_ids: Sequence[str]) -> pa.Tab
     connection = duckdb.connect(":memory:", config={"threads": 1})
     connection.execute("SET TimeZone = 'UTC'")
     try:
-        found: pa.Table = connection.execute(
+        found: pa.Table = connection.sql(
             f"SELECT {', '.join(SCHEMA.names)} FROM read_parquet(?, union_by_name=true, hive_partitioning=false)"
             f" WHERE event_id IN ({', '.join('?' * len(event_ids))}) ORDER BY log_position",
-            [[str(path) for path in paths], *event_ids],
+            params=[[str(path) for path in paths], *event_ids],
         ).to_arrow_table()
     finally:
         connection.close()
