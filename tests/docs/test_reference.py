@@ -1,5 +1,6 @@
 """The written pages and the settings files say what the code does."""
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -73,3 +74,27 @@ def test_every_reason_of_a_problem_is_listed():
     page = reference.http_page()
     for reason, status in REASONS.items():
         assert f"| `{reason}` | {status} |" in page
+
+
+def test_every_prometheus_metric_is_in_the_operations_page():
+    from headwater.telemetry import metrics
+
+    page = (ROOT / "docs" / "operations.md").read_text()
+    named = re.findall(r'"(headwater_\w+)"', Path(metrics.__file__).read_text())
+    assert len(named) >= 10
+    for name in named:
+        assert f"| `{name}` |" in page, name
+
+
+def test_the_readme_names_the_two_commands_and_the_makefile_has_them():
+    readme, makefile = (ROOT / "README.md").read_text(), (ROOT / "Makefile").read_text()
+    for recipe in ("up", "test", "demo", "bench"):
+        assert f"make {recipe}" in readme
+        assert re.search(rf"^{recipe}:", makefile, re.MULTILINE)
+
+
+def test_the_paths_of_the_map_are_there():
+    listed = (ROOT / "CONTRIBUTING.md").read_text().split("## To change X open Y")[1].split("## Tests")[0]
+    for row in re.findall(r"^\| (?!to change|---)(.+) \|$", listed, re.MULTILINE):
+        for path in re.findall(r"`([\w./]+(?:/|\.py|\.toml|tests/\w+))`", row):
+            assert (ROOT / "src" / "headwater" / path).exists() or (ROOT / path).exists(), path
