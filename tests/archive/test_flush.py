@@ -11,12 +11,13 @@ from headwater.archive.flush import Archive
 from headwater.archive.tail import Tail
 from headwater.catalog.adapters.manifest_sqlite import open_manifest
 from headwater.clock import HOUR, SECOND
-from headwater.errors import Fenced
+from headwater.errors import Fenced, HeadwaterError, StoreFull
 from headwater.lake.compact import compact_hour
 from headwater.lake.objectstore.adapters.local import LocalObjectStore
 from headwater.lake.sweep import KEPT, sweep
 from headwater.model.batch import SCHEMA
 from headwater.state.decision import CONFLICT, COPY, DecidedBatch
+from headwater.testing.faults import FailingObjectStore, Stopped
 
 START = 1_700_000_000 * SECOND - 1_700_000_000 * SECOND % HOUR
 STEPS = ("archive.1.group", "archive.2.write", "archive.3.commit", "archive.4.current")
@@ -130,6 +131,33 @@ def test_a_stop_at_any_step_loses_nothing_and_doubles_nothing(world, step):
     assert world.position() == 50
     with world.manifest.view() as view:
         assert sum(s.copies for s in view.skipped()) == 1
+
+
+@pytest.mark.parametrize("fault", ["before", "after", "full"])
+@pytest.mark.parametrize("change", [1, 2, 9, 16, 17, 18])
+def test_a_fault_at_any_change_of_the_lake_loses_nothing_and_doubles_nothing(world, change, fault):
+    """Change 1 is the incarnation, 2 to 16 are files, 17 and 18 pointers."""
+    part = segment(decided(0, 50, {7: COPY}))
+    lake = world.objects
+    world.objects = FailingObjectStore(lake, {change: fault})
+    with pytest.raises((Stopped, StoreFull)):
+        world.archive().flush(part, START)
+    assert world.position() == (50 if change > 16 else 0)
+    assert len(world.rows()) == (49 if change > 16 else 0)
+    world.objects = lake
+    if world.position() == 0:
+        world.archive().flush(part, START)
+    assert world.rows("log_position") == [i for i in range(50) if i != 7]
+
+
+def test_a_lake_of_another_catalog_is_not_written_to(world, tmp_path):
+    world.archive().flush(segment(decided(0, 10)), START)
+    held = world.objects.keys("")
+    world.manifest.close()
+    world.manifest = open_manifest(tmp_path / "new.db")
+    with pytest.raises(HeadwaterError, match="not the one this lake was written with"):
+        world.archive().flush(segment(decided(0, 10)), START)
+    assert world.objects.keys("") == held
 
 
 def test_a_replaced_owner_changes_nothing(world):

@@ -11,6 +11,7 @@ from headwater.clock import HOUR, SECOND
 from headwater.errors import Corrupt, HeadwaterError, StoreFull
 from headwater.lake import layout
 from headwater.lake.compact import MOST_BYTES, TARGET_BYTES, compact_hour, to_merge
+from headwater.lake.current import write_current
 from headwater.lake.file import read
 from headwater.lake.sweep import KEPT, sweep
 from headwater.testing.conformance_manifest import lake_file
@@ -178,3 +179,14 @@ def test_a_sweep_with_a_catalog_that_is_not_the_lakes_removes_nothing(lake, tmp_
         sweep(stranger, lake.objects, stranger.take_lease(), T0 + 10 * KEPT)
     assert lake.objects.keys("") == held
     stranger.close()
+
+
+def test_a_sweep_with_an_older_copy_of_the_catalog_removes_nothing(lake):
+    write_current(lake.manifest, lake.objects, {"shop": "p1"})
+    unknown = layout.events_key("p1", T0, 900, layout.token(T0, lake.random(5)))
+    lake.objects.put(unknown, b"of after the copy was made")
+    ahead = lake.objects.get("p1/manifest/current.json").replace(b'"position":300', b'"position":301')
+    lake.objects.replace("p1/manifest/current.json", ahead)
+    with pytest.raises(HeadwaterError, match="position 301"):
+        lake.sweep(T0 + 10 * KEPT)
+    assert unknown in lake.objects.keys("p1/events")

@@ -31,6 +31,7 @@ from headwater.lake.columns import event_from_log_row, to_lake
 from headwater.lake.current import write_current
 from headwater.lake.file import Compression, sort_order, write
 from headwater.lake.objectstore.port import ObjectStore
+from headwater.lake.sweep import check_incarnation
 from headwater.model.rejection import Rejection
 from headwater.state.decision import CONFLICT, COPY, COUNTS, DecidedBatch
 
@@ -52,10 +53,11 @@ class Archive:
 
     def flush(self, segment: Segment, now_us: int) -> list[LakeFile]:
         """Archives a segment; returns its files. Raises `Fenced` when another owner has gone on, `StoreFull` when there
-        is no room; then nothing of the segment is visible."""
+        is no room, `HeadwaterError` when the lake is another catalog's; then nothing of the segment is visible."""
         self.at("archive.1.group")
         groups = list(_groups(segment))
         self.at("archive.2.write")
+        check_incarnation(self.manifest, self.objects)
         files = [self._write(project, hour, rows, now_us) for project, hour, rows in groups]
         self.at("archive.3.commit")
         added = self.manifest.commit(

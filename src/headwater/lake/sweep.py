@@ -1,7 +1,7 @@
 """The sweep: removes files that nothing names any more, once nobody can be reading them.
 
-It refuses where the catalog is not the one that the lake was written with (a restored older catalog would call new
-files orphans); `incarnation` lies in both.
+It refuses where the catalog is not the one that the lake was written with (`incarnation` lies in both), or is older
+than the lake: such a catalog would call new files orphans.
 """
 
 from __future__ import annotations
@@ -28,9 +28,24 @@ def check_incarnation(manifest: Manifest, objects: ObjectStore) -> None:
         return
     if held != own:
         raise HeadwaterError(
-            "sweep: the catalog is not the one this lake was written with (was an older one restored?); nothing is "
-            "removed until the two belong together again"
+            "lake: the catalog is not the one this lake was written with (was it lost, or another one restored?); "
+            "nothing is written or removed until the two belong together again"
         )
+
+
+def check_position(manifest: Manifest, objects: ObjectStore) -> None:
+    """Raises `HeadwaterError` where the lake is ahead of the catalog: an older copy of the catalog was restored, and
+    what it does not know may be the only file with its events, until the log has been archived again up to there."""
+    with manifest.view() as view:
+        position = view.position().next
+    for key in objects.keys(""):
+        if key.endswith("/manifest/current.json"):
+            ahead = msgspec.json.decode(objects.get(key))["position"]
+            if ahead > position:
+                raise HeadwaterError(
+                    f"sweep: {key} is of position {ahead} and the catalog of {position} (was an older one restored?); "
+                    "nothing is removed until the archive has come that far again"
+                )
 
 
 def sweep(manifest: Manifest, objects: ObjectStore, epoch: int, now_us: int) -> int:
@@ -39,6 +54,7 @@ def sweep(manifest: Manifest, objects: ObjectStore, epoch: int, now_us: int) -> 
     Order: (1) the files go, (2) the manifest forgets them; a stop in between repeats the first for nothing.
     """
     check_incarnation(manifest, objects)
+    check_position(manifest, objects)
     before = now_us - KEPT
     trash = manifest.trash(before)
     objects.delete([file.path for file in trash])
