@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -41,6 +42,7 @@ def offline(settings: Settings) -> Iterator[InProcess]:
     with lock.take(settings.folder):
         services = query_services(settings)
         transport = InProcess(create_app(services))
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # it would tell of every call
         try:
             yield transport
         finally:

@@ -86,7 +86,8 @@ def audit(context: typer.Context) -> int:
             "extra",
         )
         shown = [r for r in report["projects"] if r["missing"] or r["extra"]] or report["projects"][-24:]
-        table(names, [[row[name] for name in names] for row in shown])
+        headings = [name.replace("rejectedLater", "rejected later").replace("inFlight", "in flight") for name in names]
+        table(headings, [[row[name] for name in names] for row in shown])
         accepted = sum(r["accepted"] for r in report["projects"])
         out.print(
             f"{accepted:,} events accepted: "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -13,8 +14,16 @@ from rich.console import Console
 from rich.table import Table
 
 BARS = "▁▂▃▄▅▆▇█"
-out = Console()
-err = Console(stderr=True)
+PIPED_COLUMNS = 200  # a table that goes into a file or a pipe has no screen to fit
+
+
+def _console(*, stderr: bool) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, width=None if stream.isatty() or "COLUMNS" in os.environ else PIPED_COLUMNS)
+
+
+out = _console(stderr=False)
+err = _console(stderr=True)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
