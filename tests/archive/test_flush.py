@@ -178,6 +178,20 @@ def test_the_pointer_for_outsiders_names_the_live_files(world):
     assert document["position"] == 30
 
 
+def test_a_pointer_that_a_stop_left_behind_is_made_by_the_next_flush(world):
+    def stop(name: str) -> None:
+        if name == "archive.4.current":
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        world.archive(stop).flush(segment(decided(0, 30)), START)
+    world.archive().flush(segment(decided(30, 1)), START)
+    for project, root in (("default", "p1"), ("shop", "p2")):
+        document = json.loads(world.objects.get(f"{root}/manifest/current.json"))
+        with world.manifest.view() as view:
+            assert [f["path"] for f in document["files"]] == [f.path for f in view.files(project)]
+
+
 def test_compaction_makes_one_file_of_an_hour_and_the_sweep_removes_its_inputs_later(world):
     archive = world.archive()
     for first in range(0, 6, 2):

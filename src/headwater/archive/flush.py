@@ -4,12 +4,12 @@
     2  write: a file for each, under a name with a random part, durable before anything names it
     3  commit: one transaction adds the files, raises the revisions of their hours, adds what was skipped and what was
        rejected, and moves the archive's position from the segment's first to its next
-    4  current: manifest/current.json of each project touched, for tools from outside
+    4  current: manifest/current.json of each project touched, for tools from outside; then a marker that it is done
 
 Why this order: files before the commit, because the manifest may only name what is there; a stop before 3 leaves files
 that nobody names (a sweep removes them), and the same events come again from the log. The position moves in the same
-transaction as the files, so a segment is in the lake once or not at all. 4 repeats what the manifest says and is made
-again by the next flush where a stop left it out.
+transaction as the files, so a segment is in the lake once or not at all. 4 repeats what the manifest says; where a
+stop left it out, the next flush makes it for all projects.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from headwater.model.rejection import Rejection
 from headwater.state.decision import CONFLICT, COPY, COUNTS, DecidedBatch
 
 Step = Callable[[str], None]
+POINTED = "archive.current"  # the marker: up to which position every current.json is true
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,16 @@ class Archive:
             )
         )
         self.at("archive.4.current")
-        write_current(self.manifest, self.objects, {file.project_id: self.roots(file.project_id) for file in added})
+        self._point(segment, {file.project_id for file in added})
         return added
+
+    def _point(self, segment: Segment, projects: set[str]) -> None:
+        """Step 4, and that of the flush before for all projects where it was stopped in it."""
+        with self.manifest.view() as view:
+            if (view.progress(POINTED) or "0") != str(segment.first):
+                projects |= {file.project_id for file in view.files()}
+        write_current(self.manifest, self.objects, {project: self.roots(project) for project in sorted(projects)})
+        self.manifest.set_progress(POINTED, str(segment.next))
 
     def _write(self, project: str, hour: int, rows: _Rows, now_us: int) -> LakeFile:
         promoted = self.manifest.promoted(project)
