@@ -23,6 +23,8 @@ def to_batch(requests: list[Parsed]) -> pa.RecordBatch:
         projects += [request.project_id] * request.accepted
 
     def column(name: str, kind: pa.DataType) -> pa.Array:
+        if len(requests) == 1:
+            return pa.array(getattr(requests[0].columns, name), kind)
         values: list[Any] = []
         for request in requests:
             values += getattr(request.columns, name)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import msgspec
+import numpy as np
 from msgspec.structs import astuple
 
 from headwater.clock import MINUTE
@@ -126,11 +127,12 @@ def parse_body(
     if shape == "single" and len(body) > EVENT_BYTES:
         verdict = Verdict(0, None, "event_too_large", f"the event is larger than {EVENT_BYTES} bytes", body)
         return Parsed(project_id, received_at, _empty(), [verdict])
-    events = _decode(plain, shape)
+    brackets = _brackets(plain)
+    events = _decode(plain, shape) if brackets <= _BRACKETS_AT_ONCE else None
     if events is not None:
         if len(events) > MAX_EVENTS:
             raise too_many(len(events))
-        columns = _in_columns(plain, events, received_at, new_id, oldest) if events else _empty()
+        columns = _in_columns(plain, brackets, events, received_at, new_id, oldest) if events else _empty()
         if columns is not None:
             return Parsed(project_id, received_at, columns, [])
     pieces = [plain] if shape == "single" else split_events(plain, shape)
@@ -156,10 +158,16 @@ def _utf8_of(body: bytes) -> bytes:
     return body
 
 
+def _brackets(body: bytes) -> int:
+    """How many objects and lists begin in `body`, those in texts counted too."""
+    if len(body) < 4096:
+        return body.count(b"{") + body.count(b"[")
+    # the two differ in one bit; numpy counts ten times as fast as bytes.count
+    return int(np.count_nonzero(np.bitwise_and(np.frombuffer(body, np.uint8), 0xDF) == 0x5B))
+
+
 def _decode(body: bytes, shape: Shape) -> list[EventIn] | None:
-    """All events in one call; None where one is out of the ordinary, or too much is asked of the memory."""
-    if body.count(b"{") + body.count(b"[") > _BRACKETS_AT_ONCE:
-        return None
+    """All events in one call; None where one is out of the ordinary."""
     try:
         if shape == "single":
             return [_SINGLE.decode(body)]
@@ -189,7 +197,12 @@ def _each_line(body: bytes, lines: Sequence[bytes]) -> list[EventIn] | None:
 
 
 def _in_columns(
-    body: bytes, events: list[EventIn], received_at: int, new_id: Callable[[], str], oldest: int | None
+    body: bytes,
+    brackets: int,
+    events: list[EventIn],
+    received_at: int,
+    new_id: Callable[[], str],
+    oldest: int | None,
 ) -> Columns | None:
     """The columns of ordinary events; None where an event needs a closer look."""
     types, ids, users, anonymous, stamps, properties, contexts = map(list, zip(*map(astuple, events), strict=True))
@@ -213,7 +226,8 @@ def _in_columns(
     if times is None or (oldest is not None and min(times) < oldest):
         return None
     property_texts, context_texts = _texts(properties), _texts(contexts)
-    if not _shallow(body, property_texts, context_texts, properties, contexts):
+    nested = brackets - 3 * len(events) + properties.count(None) + contexts.count(None)
+    if not _shallow(nested, property_texts, context_texts):
         return None
     if max(times) > received_at + FUTURE:
         for i, time in enumerate(times):
@@ -237,17 +251,11 @@ def _texts(objects: list[dict[str, Any] | None]) -> list[bytes]:
     return texts
 
 
-def _shallow(
-    body: bytes,
-    property_texts: list[bytes],
-    context_texts: list[bytes],
-    properties: list[dict[str, Any] | None],
-    contexts: list[dict[str, Any] | None],
-) -> bool:
-    """False where an event may have too many levels or keys. Counts can only be too high (brackets in texts), and
-    what is then looked at closely is decided exactly."""
-    sent = 3 * len(properties) - properties.count(None) - contexts.count(None)
-    if body.count(b"{") + body.count(b"[") - sent > MAX_NESTING - 2:
+def _shallow(nested: int, property_texts: list[bytes], context_texts: list[bytes]) -> bool:
+    """False where an event may have too many levels or keys. `nested`: brackets of the whole body beyond the three
+    of each event. Counts can only be too high (brackets in texts), and what is then looked at closely is decided
+    exactly."""
+    if nested > MAX_NESTING - 2:
         for text in property_texts + context_texts:
             if text.count(b"{") + text.count(b"[") >= MAX_NESTING:
                 return False
