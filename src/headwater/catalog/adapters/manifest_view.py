@@ -195,7 +195,7 @@ class SqliteManifestView:
 
 
 def _file(row: tuple[Any, ...]) -> LakeFile:
-    return LakeFile(*row[:13], promoted=msgspec.json.decode(row[13]), id=row[14])
+    return LakeFile(*row[:13], msgspec.json.decode(row[13]), row[14])
 
 
 def _number(rejection_id: str) -> int:
