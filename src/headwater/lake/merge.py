@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from headwater.lake.file import ROW_GROUP, sort_order
+from headwater.lake.file import sort_order
 
+HELD_ROWS = 30_000  # of all inputs together, read and not yet given out: about 20 MB, and as much again twice
 # Where rows stand: (event type, timestamp in microseconds).
 Place = tuple[str, int]
 
@@ -52,7 +53,7 @@ class _Source:
 def merged(files: Sequence[pq.ParquetFile], schema: pa.Schema, block_rows: int | None = None) -> Iterator[pa.Table]:
     """The rows of all `files`, each sorted by (event type, timestamp), as tables that follow one another in that order
     with the columns of `schema`."""
-    size = block_rows or max(1_024, ROW_GROUP // len(files))
+    size = block_rows or max(1_024, HELD_ROWS // len(files))
     sources = [
         _Source(schema.empty_table(), file.iter_batches(batch_size=size, columns=schema.names)) for file in files
     ]
