@@ -195,7 +195,9 @@ class SqliteManifestView:
 
 
 def _file(row: tuple[Any, ...]) -> LakeFile:
-    return LakeFile(*row[:13], msgspec.json.decode(row[13]), row[14])
+    *plain, promoted, number = row
+    fields: list[Any] = [*plain, msgspec.json.decode(promoted), number]
+    return LakeFile(*fields)
 
 
 def _number(rejection_id: str) -> int:
