@@ -12,6 +12,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -324,13 +325,29 @@ def run_work(settings: Settings, name: str) -> None:
     Work(settings, SystemClock()).run(stopping)
 
 
-def run_batch(settings: Settings) -> None:
-    """What the batch process has to do, done once, while nothing else runs over the folder."""
+@contextmanager
+def _batch_alone(settings: Settings) -> Iterator[Batch]:
+    """The batch process while nothing else runs over the folder."""
     build = Build(settings)
     manifest = build.manifest()
     batch = make_batch(build, manifest, build.objects(), manifest.take_lease(), lambda name: None)
     try:
-        if not batch.run_once(SystemClock().now_us()):
-            raise HeadwaterError("not everything could be rolled up; see `headwater status`")
+        yield batch
     finally:
         batch.close()
+        manifest.close()
+
+
+def run_batch(settings: Settings) -> None:
+    """What the batch process has to do, done once, while nothing else runs over the folder."""
+    with _batch_alone(settings) as batch:
+        if not batch.run_once(SystemClock().now_us()):
+            raise HeadwaterError("not everything could be rolled up; see `headwater status`")
+
+
+def run_jobs(settings: Settings) -> None:
+    """What was asked of the batch process (its jobs say how it went), while nothing else runs over the folder."""
+    clock = SystemClock()
+    with _batch_alone(settings) as batch:
+        while batch.tick(clock.now_us()):
+            pass

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import httpx
 
+from headwater.assembly.settings import Settings
 from headwater.cli.context import Context
 from headwater.errors import HeadwaterError, Unreachable, UsageError
 
@@ -27,11 +28,15 @@ class Failed(HeadwaterError):
 
 
 class Api:
-    """The HTTP API with a key. Every call raises `Failed` for a problem and `Unreachable` where nobody answers."""
+    """The HTTP API with a key. Every call raises `Failed` for a problem and `Unreachable` where nobody answers.
 
-    def __init__(self, client: httpx.Client, project: str) -> None:
+    `work_off` does what was asked of `work`; None where a `work` runs, which does it by itself.
+    """
+
+    def __init__(self, client: httpx.Client, project: str, work_off: Callable[[], None] | None = None) -> None:
         self._client = client
         self.project = project
+        self.work_off = work_off
         self.base_url = str(client.base_url)
 
     def call(self, method: str, path: str, **given: Any) -> httpx.Response:
@@ -74,9 +79,16 @@ def connect(context: Context) -> Iterator[Api]:
         )
     from headwater.assembly.offline import offline
 
-    with offline(context.load().settings) as transport:
+    settings = context.load().settings
+    with offline(settings) as transport:
         client = httpx.Client(transport=transport, base_url="http://headwater", headers=_headers(context), timeout=None)
-        yield Api(client, context.project)
+        yield Api(client, context.project, lambda: _work_off(settings))
+
+
+def _work_off(settings: Settings) -> None:
+    from headwater.assembly.work import run_jobs
+
+    run_jobs(settings)
 
 
 @contextmanager

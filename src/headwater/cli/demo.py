@@ -57,7 +57,8 @@ def _load_and_ask(common: Context) -> int:
     with connect(common) as api:
         _wait_until_counted(api)
         _answers(api)
-    err.print("\nAsk on:  headwater ask events --from 2015-05-17 --to 2015-05-20 --by path --every total", markup=False)
+    more = "headwater ask events --from 2015-05-17 --to 2015-05-20 --by path --every total"
+    err.print(f"\nAsk on:  {more} --data {common.folder}", markup=False, highlight=False, soft_wrap=True)
     return 1 if total["rejected"] else 0
 
 
@@ -79,7 +80,7 @@ def _answers(api: Api) -> None:
     answer = api.get("/v1/metrics/events", **RANGE, granularity="hour")
     from headwater.cli.show import sparkline
 
-    out.print(f"  {sparkline([row['value'] for row in answer['data']], 96)}", markup=False, highlight=False)
+    out.print(f"  {sparkline([row['value'] for row in answer['data']], 72)}", markup=False, highlight=False)
     for group, title in (("status", "Requests by status"), ("path", "Most asked-for paths")):
         out.print(f"\n{title}", markup=False, style="bold")
         answer = api.get("/v1/metrics/events", **RANGE, granularity="total", groupBy=group)

@@ -15,6 +15,8 @@ def follow(api: Api, kind: str, parameters: dict[str, str], *, quiet: bool = Fal
     """Asks for a job and waits for its end; its state says how it ended."""
     job = api.post("/v1/jobs", {"kind": kind, "parameters": parameters})
     with err.status(f"{kind}: waiting") as status:
+        if api.work_off is not None:
+            api.work_off()
         while True:
             state: dict[str, Any] = api.get(f"/v1/jobs/{job['id']}")
             if state["state"] == "done" or state["state"].startswith("failed"):

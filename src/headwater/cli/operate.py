@@ -51,7 +51,7 @@ def status(context: typer.Context) -> None:
     table(("stage", "position", "events behind", "seconds behind", "last error"), stages)
     table(
         ("process", "pid", "state", "restarts"),
-        [(p["name"], p["pid"], p["state"], p["restarts"]) for p in state["processes"]],
+        [(p["name"], str(p["pid"] or ""), p["state"], p["restarts"]) for p in state["processes"]],
     )
     dedupe, disk = state["dedupe"], state["disk"]
     out.print(
