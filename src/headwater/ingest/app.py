@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -19,6 +18,7 @@ from headwater.ingest.admission import is_ndjson, unpack
 from headwater.ingest.commit import GroupCommit, Room
 from headwater.ingest.keys import KeyCache, secret_of
 from headwater.ingest.relay import BrokenOff, Receive, Relay, Send
+from headwater.ingest.tally import Tally
 from headwater.model.event import Parsed, Shape, parse_body
 from headwater.model.event_checks import BODY_LIMITS, EVENT_BYTES
 from headwater.model.rejection import KEPT_BYTES, REASONS, Rejection
@@ -41,8 +41,7 @@ PREFLIGHT = [
 _log = structlog.get_logger("ingest")
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(msgspec.Struct, frozen=True, gc=False):
     """A sending request after its headers were read. `declared` is its Content-Length, 0 where it has none; `limit`
     how many bytes of it are read."""
 
@@ -68,7 +67,9 @@ class Ingest:
         clock: Clock,
         retention_days: int | None = None,
         randomness: Callable[[int], bytes] = os.urandom,
+        tally: Tally | None = None,
     ) -> None:
+        self._tally = tally or Tally()
         self._keys = keys
         self._commit = commit
         self._relay = relay
@@ -107,7 +108,7 @@ class Ingest:
             _log.exception("a sending request failed")
             fault = Refused("unavailable", 503, "the request could not be handled now; send it again", retry_after=5)
             answer = fault.status, problem.body(fault), [*problem.headers(fault), ANY_ORIGIN]
-        metrics.REQUESTS.labels(answer[0]).inc()
+        self._tally.requests[answer[0]] += 1
         metrics.REQUEST_SECONDS.observe(time.monotonic() - began)
         return answer
 
@@ -117,7 +118,7 @@ class Ingest:
         What an authenticated sender sent is durable, as events or as rejected input, before any answer goes out.
         """
         request = self._admit(path, scope)
-        with self._commit.room() as room:
+        with Room(self._commit) as room:
             room.take(min(request.declared, request.limit))  # before anything is read or unpacked
             body = b""
             try:
@@ -136,9 +137,9 @@ class Ingest:
             ]
             if parsed.accepted or rejections:
                 await self._commit.append(parsed, rejections, len(body))
-        metrics.ACCEPTED.inc(parsed.accepted)
+        self._tally.accepted += parsed.accepted
         for rejection in rejections:
-            metrics.REJECTED.labels(rejection.reason).inc()
+            self._tally.rejected[rejection.reason] += 1
         return _verdict(request, parsed)
 
     def _admit(self, path: str, scope: dict[str, Any]) -> Request:
@@ -169,7 +170,7 @@ class Ingest:
 
     async def _keep_whole(self, request: Request, refused: Refused, body: bytes) -> None:
         """Keeps a body that could not be taken apart; durable before the refusal goes out."""
-        metrics.REJECTED.labels(refused.reason).inc()
+        self._tally.rejected[refused.reason] += 1
         received_at = self._commit.received_at(self._clock.now_us())
         rejection = _rejection(request, received_at, refused.reason, refused.detail, body, None)
         await self._commit.append(None, [rejection], len(rejection.body))

@@ -8,18 +8,17 @@ out. A group whose append fails releases its waiters with the failure; nothing o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from headwater.errors import HeadwaterError, Refused, StoreFull
 from headwater.eventlog.port import EventLogWriter
 from headwater.ingest.batch import to_batch
+from headwater.ingest.tally import Tally
 from headwater.model.event import Parsed
 from headwater.model.rejection import Rejection
-from headwater.telemetry import metrics
 
 WAIT_SECONDS = 0.005
 GROUP_BYTES = 2 << 20
@@ -32,7 +31,7 @@ T = TypeVar("T")
 
 @dataclass
 class _Group:
-    done: asyncio.Future[None]
+    waiting: list[asyncio.Future[None]] = field(default_factory=list)
     parsed: list[Parsed] = field(default_factory=list)
     rejections: list[Rejection] = field(default_factory=list)
     events: int = 0
@@ -40,7 +39,8 @@ class _Group:
 
 
 class Room:
-    """Bytes of one request that are held in memory, from its first to its answer."""
+    """Bytes of one request that are held in memory, from its first to its answer; given back at the end of a block,
+    however it ends."""
 
     def __init__(self, commit: GroupCommit) -> None:
         self._commit = commit
@@ -53,7 +53,10 @@ class Room:
         self._commit.held += size
         self._bytes += size
 
-    def leave(self) -> None:
+    def __enter__(self) -> Room:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._commit.held -= self._bytes
         self._bytes = 0
 
@@ -64,8 +67,9 @@ class GroupCommit:
     `position` is the log's next one; `held` counts the bytes of all requests that were not answered yet.
     """
 
-    def __init__(self, log: EventLogWriter, last_received_at: int) -> None:
+    def __init__(self, log: EventLogWriter, last_received_at: int, tally: Tally) -> None:
         self._log = log
+        self._tally = tally
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, "append")
         self._group: _Group | None = None
@@ -81,20 +85,11 @@ class GroupCommit:
         self._last_received_at = max(self._last_received_at, now_us)
         return self._last_received_at
 
-    @contextmanager
-    def room(self) -> Iterator[Room]:
-        """What one request holds; given back when it is answered, however it ends."""
-        room = Room(self)
-        try:
-            yield room
-        finally:
-            room.leave()
-
     async def append(self, parsed: Parsed | None, rejections: list[Rejection], size: int) -> None:
         """Returns when everything given is durable. Raises `Refused(unavailable)` when it could not be kept."""
         group = self._group
         if group is None:
-            group = self._group = _Group(self._loop.create_future())
+            group = self._group = _Group()
             if self._appending is None:
                 self._timer = self._loop.call_later(WAIT_SECONDS, self._close)
         if parsed is not None and parsed.accepted:
@@ -102,10 +97,12 @@ class GroupCommit:
             group.events += parsed.accepted
         group.rejections += rejections
         group.bytes += size
+        done = self._loop.create_future()
+        group.waiting.append(done)
         if self._appending is None and (group.bytes >= GROUP_BYTES or group.events >= GROUP_EVENTS):
             self._close()
         try:
-            await asyncio.shield(group.done)
+            await done
         except StoreFull as error:
             raise Refused("unavailable", 503, str(error), retry_after=5) from error
         except HeadwaterError as error:
@@ -145,15 +142,18 @@ class GroupCommit:
         error = ended.exception()
         if error is None:
             self.position = ended.result() + group.events
-            metrics.COMMITTED.inc(group.events)
-            group.done.set_result(None)
-        else:
-            if isinstance(error, StoreFull):
-                self._full.set()
-            if not isinstance(error, HeadwaterError):
-                error = HeadwaterError(f"{type(error).__name__}: {error}")
-            group.done.set_exception(error)
-            group.done.exception()  # a waiter whose client has gone does not ask for it
+            self._tally.committed += group.events
+        elif isinstance(error, StoreFull):
+            self._full.set()
+        elif not isinstance(error, HeadwaterError):
+            error = HeadwaterError(f"{type(error).__name__}: {error}")
+        for done in group.waiting:
+            if done.cancelled():
+                continue  # its client has gone
+            if error is None:
+                done.set_result(None)
+            else:
+                done.set_exception(error)
         if self._group is not None:
             # it gathered during the append: whoever waits in it has waited long enough
             self._close()

@@ -25,6 +25,7 @@ from headwater.ingest.commit import GroupCommit
 from headwater.ingest.keys import KeyCache
 from headwater.ingest.protocol import Protocol
 from headwater.ingest.relay import Relay
+from headwater.ingest.tally import Tally
 
 TRIM_SECONDS = 60.0
 _log = structlog.get_logger("ingest")
@@ -83,10 +84,11 @@ def _loop() -> asyncio.AbstractEventLoop:
 
 
 async def _serve(services: IngestServices, config: uvicorn.Config, listening: socket.socket) -> None:
-    commit = GroupCommit(services.log, services.last_received_at)
+    tally = Tally()
+    commit = GroupCommit(services.log, services.last_received_at, tally)
     keys = KeyCache(services.control, services.run_folder / "known-keys.json")
     relay = Relay(services.run_folder / "query.sock")
-    config.app = Ingest(keys, commit, relay, services.clock, services.retention_days, services.randomness)
+    config.app = Ingest(keys, commit, relay, services.clock, services.retention_days, services.randomness, tally)
     # start-up objects live as long as the process: the collector need not look at them again
     gc.collect()
     gc.freeze()
@@ -99,13 +101,17 @@ async def _serve(services: IngestServices, config: uvicorn.Config, listening: so
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop)
-    tasks = [asyncio.create_task(_trim(services, commit)), asyncio.create_task(_heartbeat(services, commit))]
+    tasks = [
+        asyncio.create_task(_trim(services, commit)),
+        asyncio.create_task(_every_second(services, commit, tally, server)),
+    ]
     try:
         await server.serve(sockets=[listening])
     finally:
         for task in tasks:
             task.cancel()
         await commit.drain()
+        tally.publish()
 
 
 async def _trim(services: IngestServices, commit: GroupCommit) -> None:
@@ -119,10 +125,17 @@ async def _trim(services: IngestServices, commit: GroupCommit) -> None:
             _log.warning("trim put off", error=str(error))
 
 
-async def _heartbeat(services: IngestServices, commit: GroupCommit) -> None:
+async def _every_second(services: IngestServices, commit: GroupCommit, tally: Tally, server: _Server) -> None:
+    """Late requests are ended, counts published, and a sign of life is left for `status`."""
     path = services.run_folder / "ingest.json"
     temporary = path.with_suffix(".new")
+    loop = asyncio.get_running_loop()
     while True:
+        now = loop.time()
+        for connection in list(server.server_state.connections):
+            if isinstance(connection, Protocol):
+                connection.check(now)
+        tally.publish()
         beat = {"pid": os.getpid(), "at": rfc3339(services.clock.now_us()), "position": commit.position}
         with contextlib.suppress(OSError):  # a full disk: the beat is late, and that is what it shows
             temporary.write_text(json.dumps(beat))
