@@ -30,9 +30,8 @@ def test_the_frozen_documents_are_the_frozen_batch():
 
 
 def test_keys_of_canonical_json_keep_their_order():
-    order = (
-        "eventId eventType timestamp receivedAt projectId properties context userId anonymousId schemaVersion".split()
-    )
+    text = "eventId eventType timestamp receivedAt projectId properties context userId anonymousId schemaVersion"
+    order = text.split()
     for document in frozen_documents():
         keys = list(json.loads(document))
         assert keys == [name for name in order if name in keys]

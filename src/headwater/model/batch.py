@@ -1,7 +1,7 @@
 """EventBatch v1: the canonical form of events between processes (docs/specs/event-batch.md).
 
 An Arrow record batch with `SCHEMA`; at rest one Arrow IPC stream in one LZ4 frame, followed by the CRC32C of the
-frame. Canonical JSON v1 is its text image: one object an event, keys in the order of `SCHEMA`.
+frame. Canonical JSON v1 is its text image: one object an event, keys in the order of `CanonicalEvent`.
 """
 
 from __future__ import annotations
