@@ -151,7 +151,9 @@ def test_a_file_that_is_gone_is_missing_and_named(world: Audited) -> None:
     report = world.audit()
     assert not report.ok
     assert world.findings() == {"10": (30, 0)}
-    assert file.path in report.problems[0]
+    assert [(found.project, found.file) for found in report.unreadable] == [("default", file.path)]
+    assert report.of_project("default") == report
+    assert report.of_project("other").ok
 
 
 def test_a_damaged_file_is_missing_and_named(world: Audited) -> None:
@@ -159,7 +161,7 @@ def test_a_damaged_file_is_missing_and_named(world: Audited) -> None:
     path.chmod(0o600)
     path.write_bytes(path.read_bytes()[:-20])
     assert world.findings() == {"10": (30, 0)}
-    assert len(world.audit().problems) == 1
+    assert len(world.audit().unreadable) == 1
 
 
 def test_the_same_id_again_in_another_hour_of_receipt_is_an_event_of_its_own(world: Audited) -> None:

@@ -43,12 +43,29 @@ class AuditRow(msgspec.Struct, frozen=True, rename="camel"):
     extra: int
 
 
+class Unreadable(msgspec.Struct, frozen=True):
+    """A lake file that the manifest names and that cannot be read; its rows are missing."""
+
+    project: str
+    file: str
+    detail: str
+
+
 class AuditReport(msgspec.Struct, frozen=True, rename="camel"):
-    """`problems` names the files that could not be read; their rows are missing."""
+    """`ok`: every file could be read, and nothing is missing or too much."""
 
     ok: bool
     projects: list[AuditRow]
-    problems: list[str] = []
+    unreadable: list[Unreadable]
+
+    @staticmethod
+    def of(rows: list[AuditRow], unreadable: list[Unreadable]) -> AuditReport:
+        return AuditReport(not unreadable and not any(r.missing or r.extra for r in rows), rows, unreadable)
+
+    def of_project(self, project_id: str) -> AuditReport:
+        """What one project may see of it."""
+        rows = [row for row in self.projects if row.project == project_id]
+        return AuditReport.of(rows, [file for file in self.unreadable if file.project == project_id])
 
 
 def audit(
@@ -61,7 +78,7 @@ def audit(
     end, counted = log.snapshot()
     accepted = {(c.project_id, c.hour): c.events for c in counted}
     in_flight = _in_flight(log, position, end)
-    stored, surplus, problems = _stored(files, position, objects, con)
+    stored, surplus, unreadable = _stored(files, position, objects, con)
     copies = {(s.project_id, s.hour): s.copies for s in skipped}
     rejected = {(s.project_id, s.hour): s.rejected for s in skipped}
     rows = []
@@ -83,8 +100,7 @@ def audit(
                 extra=max(0, -balance) + surplus[place],
             )
         )
-    ok = not problems and not any(row.missing or row.extra for row in rows)
-    return AuditReport(ok, rows, problems)
+    return AuditReport.of(rows, unreadable)
 
 
 def _in_flight(log: EventLogReader, start: int, end: int) -> Counter[Place]:
@@ -106,22 +122,22 @@ def _in_flight(log: EventLogReader, start: int, end: int) -> Counter[Place]:
 
 def _stored(
     files: Sequence[LakeFile], position: int, objects: ObjectStore, con: duckdb.DuckDBPyConnection
-) -> tuple[Counter[Place], Counter[Place], list[str]]:
+) -> tuple[Counter[Place], Counter[Place], list[Unreadable]]:
     """Distinct events that lie where they belong; rows beyond them (doubled, in a file of another project or hour, or
     from a position that the archive has not reached); and files that cannot be read."""
     stored: Counter[Place] = Counter()
     surplus: Counter[Place] = Counter()
-    problems: dict[str, str] = {}
+    unreadable: list[Unreadable] = []
     by_day: dict[tuple[str, int], list[LakeFile]] = {}
     for file in files:
-        for day in _days(file, objects, con, problems):
+        for day in _days(file, objects, con, unreadable):
             by_day.setdefault((file.project_id, day), []).append(file)
     # One day of receipt at a time: the ids of that day are held in memory to tell the distinct ones.
     for (project, day), touching in sorted(by_day.items(), key=lambda item: item[0]):
         for hour, rows, distinct in _count_day(touching, day * DAY, position, objects, con):
             stored[project, hour] += distinct
             surplus[project, hour] += rows - distinct
-    return stored, surplus, list(problems.values())
+    return stored, surplus, unreadable
 
 
 def _count_day(
@@ -146,8 +162,10 @@ def _count_day(
     return found
 
 
-def _days(file: LakeFile, objects: ObjectStore, con: duckdb.DuckDBPyConnection, problems: dict[str, str]) -> list[int]:
-    """Days of receipt (since the epoch) of the rows of a file; none, and a problem, where it cannot be read."""
+def _days(
+    file: LakeFile, objects: ObjectStore, con: duckdb.DuckDBPyConnection, unreadable: list[Unreadable]
+) -> list[int]:
+    """Days of receipt (since the epoch) of a file's rows; none, and `unreadable` longer, where it cannot be read."""
     try:
         path = objects.local_path(file.path)
         if not path.exists():
@@ -158,6 +176,7 @@ def _days(file: LakeFile, objects: ObjectStore, con: duckdb.DuckDBPyConnection, 
             "GROUP BY 1"
         ).fetchall()
     except (FileNotFoundError, duckdb.Error) as error:
-        problems[file.path] = f"{file.path}: cannot be read ({type(error).__name__}); its {file.rows} rows are missing"
+        detail = f"cannot be read ({type(error).__name__}); its {file.rows} rows are missing"
+        unreadable.append(Unreadable(file.project_id, file.path, detail))
         return []
     return [int(row[0]) for row in found]
