@@ -6,6 +6,7 @@ Written by hand from one table, so that it says what a caller needs; a test hold
 from __future__ import annotations
 
 import html
+import re
 from functools import cache
 from typing import Any
 
@@ -132,7 +133,12 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     (
         "get", "/v1/events", "read", "List events, newest first", "",
-        {"eventType": "Only this type.", "userId": "Only of this user.", **RANGE, **PAGE},
+        {
+            "eventType": "Only this type.", "userId": "Only of this user.",
+            "startTime": "Event time, inclusive; a date or a time.",
+            "endTime": "Event time, exclusive; a bare date means the whole of that day.",
+            **PAGE,
+        },
         None, (200, _object(data=_list(_ref("StoredEvent")), next={"type": ["string", "null"]})),
     ),
     ("get", "/v1/events/{eventId}", "read", "Show an event", "", {}, None, (200, _ref("StoredEvent"))),
@@ -231,10 +237,15 @@ def page(described: dict[str, Any]) -> str:
     for path, operations in described["paths"].items():
         for method, operation in operations.items():
             parts.append(f"<h2><span class='m'>{method}</span> <code>{html.escape(path)}</code></h2>")
-            parts.append(f"<p><b>{html.escape(operation['summary'])}.</b> {html.escape(operation['description'])}</p>")
+            parts.append(f"<p><b>{html.escape(operation['summary'])}.</b> {_prose(operation['description'])}</p>")
             rows = [
-                f"<tr><td><code>{p['name']}</code></td><td>{html.escape(p.get('description', 'in the path'))}</td></tr>"
+                f"<tr><td><code>{p['name']}</code></td><td>{_prose(p.get('description', 'in the path'))}</td></tr>"
                 for p in operation["parameters"]
             ]
             parts.append(f"<table>{''.join(rows)}</table>" if rows else "")
     return "".join(parts)
+
+
+def _prose(text: str) -> str:
+    """Text with `code` in it, as HTML."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
