@@ -66,9 +66,9 @@ class Reading:
             return None
         if (self.next if tail else self.first) >= self.end:
             return self.asked_at
-        if tail and self.stream is not None:
-            return self.stream.received_at
-        return self.archive.received_at
+        position = self.stream if tail and self.stream is not None else self.archive
+        # where nothing was read yet, what is complete ends before the first event
+        return position.received_at or 0
 
     def tail(self, project_id: str) -> pa.Table:
         """Events of a project at positions [P, S) that count, EventBatch v1 and `position`, by position."""
