@@ -99,6 +99,8 @@ def _batches(source: formats.Source, kind: str) -> Iterator[tuple[list[int], lis
 
 def _http_sink(common: Context) -> Any:
     """Sends a batch and returns what was refused of it. Retries while the system is busy or restarting."""
+    if common.url and not common.key:
+        raise UsageError("--url needs --key KEY (or HEADWATER_KEY)")
     address = common.url or running_at(common)
     if address is None:
         raise Unreachable(f"no system runs over {common.folder}; start it with `headwater up`, or give --url")
