@@ -192,6 +192,22 @@ def test_a_damaged_file_holds_up_its_own_hour_only(world: World) -> None:
     assert world.progress("batch.error") == ""
 
 
+@pytest.mark.parametrize("damage", ["gone", "cut", "other"])
+def test_a_lost_or_damaged_chunk_is_made_again_from_the_events(world: World, damage: str) -> None:
+    world.archive(some(4))
+    batch = world.batch(settles_after=0)
+    run(batch, LATER)
+    path = world.objects.local_path(world.chunks()[0].path)
+    path.chmod(0o600)
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-9] if damage == "cut" else b"x" * 100)
+    world.archive(some(4, T0 + MINUTE))
+    run(batch, LATER + MINUTE)
+    assert agree(world)
+
+
 def test_the_daily_run_is_at_two_and_a_missed_one_is_caught_up_once(world: World) -> None:
     two = due_at(LATER) + DAY
     batch = world.batch(settles_after=0)

@@ -67,16 +67,27 @@ class Roller:
         return replaced
 
     def _cells(self, work: HourWork) -> dict[Cell, State]:
-        parts = []
-        if work.old is not None and work.kept:
-            path = str(self._objects.local_path(work.old.path))
-            parts.append(read_chunk(self._con, path, [metric.key for metric in work.kept]))
         promoted = self._manifest.promoted(work.project.id)
+        held = self._held(work)
+        if held is None:
+            return with_hours(merge_cells(list(self._counted(work.files, (*work.kept, *work.missing), promoted))))
+        parts = [held]
         if work.kept and work.new_files:
             parts += self._counted(work.new_files, work.kept, promoted)
         if work.missing:
             parts += self._counted(work.files, work.missing, promoted)
         return with_hours(merge_cells(parts))
+
+    def _held(self, work: HourWork) -> dict[Cell, State] | None:
+        """What the chunk before says of the metrics that are kept; None where it is lost or damaged: the events are all
+        there, so it is only made again."""
+        if work.old is None or not work.kept:
+            return {}
+        try:
+            path = str(self._objects.local_path(work.old.path))
+            return read_chunk(self._con, path, [metric.key for metric in work.kept])
+        except (duckdb.IOException, duckdb.InvalidInputException, FileNotFoundError):
+            return None
 
     def _counted(
         self, files: Sequence[LakeFile], metrics: Sequence[Metric], promoted: Promoted

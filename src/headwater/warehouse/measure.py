@@ -39,7 +39,7 @@ class Source:
 
     `relation`: SQL text after FROM. `texts`: name of a property or field -> SQL text expression. `numbers`: the same
     for properties that are there as DECIMAL(38,9) already. `time`: SQL expression of the event time in microseconds.
-    `objects`: name -> Arrow table to register while the relation is read. `promoted`: names read from a column.
+    `objects`: name -> Arrow table to register while the relation is read.
     """
 
     relation: str
