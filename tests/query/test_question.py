@@ -31,6 +31,12 @@ def test_the_last_day_is_asked_about_where_nothing_is_said():
     assert question.end - question.start == 25 * HOUR
 
 
+def test_the_last_day_as_one_window_ends_with_the_running_minute():
+    question = asked(granularity="total")
+    assert question.end % (60 * 1_000_000) == 0
+    assert question.end - question.start == 24 * HOUR
+
+
 def test_a_bare_end_date_means_the_whole_of_that_day():
     assert span(startTime="2024-01-01", endTime="2024-01-03") == ("2024-01-01T00:00:00Z", "2024-01-04T00:00:00Z")
     assert span(startTime="2024-01-01", endTime="2024-01-01", granularity="total") == (

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from headwater.clock import DAY, EPOCH, from_datetime
+from headwater.clock import DAY, EPOCH, MINUTE, from_datetime
 from headwater.errors import Refused
 from headwater.model.interval import (
     GRANULARITIES,
@@ -167,11 +167,12 @@ def _unescaped(text: str) -> str:
 
 def time_range(parameters: Mapping[str, str], zone: ZoneInfo, now_us: int) -> Interval:
     """[startTime, endTime) as asked; the last 24 hours where neither is given. A bare date as `endTime` is the whole
-    of that day; one of the two missing is taken 24 hours from the other, or now."""
+    of that day; one of the two missing is taken 24 hours from the other, or now. Now is the end of the running minute:
+    live windows are whole minutes, so that the usual question is answered from them alone."""
     start = _bound("startTime", parameters.get("startTime"), zone, whole_day=False)
     end = _bound("endTime", parameters.get("endTime"), zone, whole_day=True)
     if end is None:
-        end = now_us if start is None or start < now_us else start + DAY
+        end = now_us - now_us % MINUTE + MINUTE if start is None or start < now_us else start + DAY
     if start is None:
         start = max(0, end - DAY)
     if end <= start:
